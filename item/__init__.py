@@ -1,0 +1,1 @@
+"""ITEm: product embeddings from words and pictures."""

@@ -1,0 +1,1 @@
+"""Catalogues: the row, the readers, the check."""

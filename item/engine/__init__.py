@@ -1,0 +1,1 @@
+"""The inference engine: `load_engine(folder)`, then `encode(listings)`."""
