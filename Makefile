@@ -1,0 +1,43 @@
+# The developer and the continuous integration call the same targets.
+
+# cpu | gpu: they install faiss-cpu or faiss-gpu, which exclude each other.
+EXTRA ?= cpu
+# The benchmark that `make bench` runs, and its arguments.
+NAME ?= training
+ARGS ?= --quick --json benchmarks/results/$(NAME).json
+PYTHON := .venv/bin/python
+INSTALLED := .venv/.installed-$(EXTRA)
+CHECKED := item training index deploy benchmarks tests
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint proto bench
+.DELETE_ON_ERROR:
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## a sample shop, trained, indexed, served and searched, in minutes; leaves demo/index.html
+	$(PYTHON) -m deploy.demo
+
+test: $(INSTALLED) ## run the tests
+	$(PYTHON) -m pytest
+
+lint: $(INSTALLED) ## ruff, mypy --strict, and whether the generated contract is up to date
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy $(wildcard $(CHECKED))
+	proto/generate.sh --check
+
+proto: ## generate item/v1/ from proto/item/v1/item.proto
+	proto/generate.sh
+
+bench: $(INSTALLED) ## run one benchmark: make bench NAME=training ARGS="--json FILE"
+	$(PYTHON) -m benchmarks.$(NAME) $(ARGS)
+
+# One stamp an extra. The other extra's wheel goes first: both provide the module `faiss`.
+$(INSTALLED): pyproject.toml constraints.txt
+	python3.11 -m venv .venv
+	rm -f .venv/.installed-*
+	$(PYTHON) -m pip uninstall --yes --quiet faiss-cpu faiss-gpu
+	$(PYTHON) -m pip install --constraint constraints.txt --editable '.[$(EXTRA),dev]'
+	touch $@
