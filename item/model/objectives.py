@@ -1,0 +1,186 @@
+"""The five pre-training objectives of ITEm (arXiv 2311.02084), none of which needs a label.
+
+    MLM    CE(W_vocab head(H_i), w_i)                     masked words i; W_vocab is tied to the word embedding
+    MIM    mean (head(H_j) - patch_j)^2                   masked cells j
+    GMLM   CE(W_vocab MLP([g ; position_i]), w_i)         from the global representation and the asked position alone
+    GMIM   mean (head(MLP([g ; position_j])) - patch_j)^2     likewise
+    ITM    CE(linear(g), matched?)                        do these words and this picture belong together?
+
+patch_j is the cell's pixels, normalised per cell; behind a frozen stem it is the stem's features of the whole picture,
+normalised per cell. The stem must not see the pixels of masked cells: they are blanked before it. Where only features
+of whole pictures are at hand (no cached masked views), neighbouring cells leak them, and the trainer says so.
+Mismatched pairs, and listings without the modality, are left out of the four masked losses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from item.errors import ConfigError
+from item.model.batch import Batch
+from item.model.encoder import Encoded, ITEm, PatchMask, initialise
+from item.model.stem import grid_side
+
+OBJECTIVES = ("itm", "mlm", "mim", "gmlm", "gmim")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedBatch:
+    """A batch with its masks: what one pre-training step sees.
+
+    batch: the encoder's input; some of its words are already replaced (80% [MASK], 10% another, 10% kept).
+    masked_words: (B, n) bool, the words to predict; word_targets: (B, n) int64, the words that stood there.
+    masked_patches: (P, m) bool, the cells to predict; their pixels are already blanked in `batch.pixels`, or the
+    features in `batch.features` were computed from blanked pixels.
+    patch_targets: (P, ...): whole pixels (P, 3, S, S) uint8, or a frozen stem's features of them.
+    matched: (B,) bool, whether words and picture belong together.
+    """
+
+    batch: Batch
+    masked_words: Tensor
+    word_targets: Tensor
+    masked_patches: Tensor
+    patch_targets: Tensor | None
+    matched: Tensor
+
+    def to(self, device: torch.device) -> MaskedBatch:
+        """The same on a device."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return MaskedBatch(**{k: v if v is None else v.to(device) for k, v in values.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveWeights:
+    """The weight of each objective in the sum; 0 leaves it out."""
+
+    itm: float = 1.0
+    mlm: float = 1.0
+    mim: float = 1.0
+    gmlm: float = 1.0
+    gmim: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in OBJECTIVES:
+            if getattr(self, name) < 0:
+                raise ConfigError(f"objectives.{name}: weight {getattr(self, name)} must not be negative")
+        if not any(getattr(self, name) for name in OBJECTIVES):
+            raise ConfigError("objectives: all weights are 0; there is nothing to learn")
+
+
+class Head(nn.Sequential):
+    """BERT's prediction head without its output layer: dense, GELU, norm."""
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__(nn.Linear(width_in, width), nn.GELU(), nn.LayerNorm(width))
+
+
+class Pretraining(nn.Module):
+    """The encoder with the heads of the five objectives; the heads are thrown away afterwards."""
+
+    def __init__(self, model: ITEm, *, stem_is_frozen: bool) -> None:
+        super().__init__()
+        D = model.config.width
+        self.model = model
+        self.targets_are_features = stem_is_frozen and model.stem.sees_neighbours
+        self.side = grid_side(model.stem.num_cells)
+        cell_pixels = 3 * (model.config.picture_size // self.side) ** 2
+        self.mask_vector = nn.Parameter(torch.zeros(D))
+        self.word_head = Head(D, D)
+        self.word_bias = nn.Parameter(torch.zeros(model.config.vocab_size))
+        self.patch_head = nn.Sequential(
+            Head(D, D), nn.Linear(D, model.stem.cell_width if self.targets_are_features else cell_pixels)
+        )
+        self.global_word = nn.Sequential(Head(2 * D, D), nn.Linear(D, D))
+        self.global_patch = nn.Sequential(Head(2 * D, D), nn.Linear(D, D))
+        self.matching = nn.Linear(D, 2)
+        for name, module in self.named_modules():
+            if not name.startswith("model"):
+                initialise(module)
+        nn.init.normal_(self.mask_vector, std=0.02)
+
+    def forward(self, masked: MaskedBatch) -> dict[str, Tensor]:
+        """The five losses, each a scalar: means over what is asked; 0 where a batch asks nothing of an objective."""
+        encoded = self.model(masked.batch, PatchMask(masked=masked.masked_patches, vector=self.mask_vector))
+        return self.losses(encoded, masked)
+
+    def losses(self, encoded: Encoded, masked: MaskedBatch) -> dict[str, Tensor]:
+        """The losses from the encoder's last states."""
+        mlm, gmlm = self.word_losses(encoded, masked)
+        mim, gmim = self.patch_losses(encoded, masked)
+        return {"itm": self.matching_loss(encoded, masked), "mlm": mlm, "mim": mim, "gmlm": gmlm, "gmim": gmim}
+
+    def word_losses(self, encoded: Encoded, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
+        """MLM and GMLM."""
+        rows, columns = (masked.masked_words & masked.matched[:, None]).nonzero(as_tuple=True)
+        targets = masked.word_targets[rows, columns]
+        position = self.model.embeddings.word_positions(columns + 1)  # position 0 is [CLS]
+        from_token = self.word_head(encoded.words[rows, columns])
+        from_global = self.global_word(torch.cat([encoded.g[rows], position.to(encoded.g.dtype)], dim=-1))
+        return self.word_loss(from_token, targets), self.word_loss(from_global, targets)
+
+    def word_loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy over the vocabulary, (N, D) against (N,)."""
+        logits = F.linear(predicted, self.model.embeddings.words.weight, self.word_bias)
+        return F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
+
+    def patch_losses(self, encoded: Encoded, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
+        """MIM and GMIM."""
+        if masked.patch_targets is None:
+            nothing = encoded.g.new_zeros((), dtype=torch.float32)
+            return nothing, nothing
+        owners = masked.batch.picture_rows
+        pictures, cells = (masked.masked_patches & masked.matched[owners, None]).nonzero(as_tuple=True)
+        targets = self.cell_targets(masked.patch_targets)[pictures, cells]
+        position = self.model.embeddings.patch_positions(cells)
+        from_token = encoded.patches[pictures, cells]
+        from_global = self.global_patch(torch.cat([encoded.g[owners[pictures]], position.to(encoded.g.dtype)], dim=-1))
+        return self.patch_loss(from_token, targets), self.patch_loss(from_global, targets)
+
+    def patch_loss(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared error of the constructed cells, (N, D) against (N, C)."""
+        error = F.mse_loss(self.patch_head(states).float(), targets, reduction="sum")
+        return error / max(1, targets.numel())
+
+    @torch.no_grad()
+    def cell_targets(self, whole: Tensor) -> Tensor:
+        """What masked cells are to be constructed as: (P, m, C) float32, zero mean and unit variance per cell."""
+        if self.targets_are_features:
+            cells = self.model.stem.cells(whole).float()
+        else:
+            cells = cut_cells(whole.float(), self.side)
+        return F.layer_norm(cells, cells.shape[-1:])
+
+    def matching_loss(self, encoded: Encoded, masked: MaskedBatch) -> Tensor:
+        """ITM over the listings that have both modalities."""
+        both = masked.batch.word_mask.any(dim=1)
+        has_picture = torch.zeros_like(both)
+        has_picture[masked.batch.picture_rows] = True
+        rows = (both & has_picture).nonzero().squeeze(1)
+        logits = self.matching(encoded.g[rows]).float()
+        return F.cross_entropy(logits, masked.matched[rows].long(), reduction="sum") / max(1, len(rows))
+
+
+def cut_cells(pictures: Tensor, side: int) -> Tensor:
+    """(P, 3, S, S) -> (P, side * side, 3 * (S / side)^2), row by row; what does not fill a cell is cut off."""
+    P, channels, S, _ = pictures.shape
+    cell = S // side
+    squares = pictures[..., : side * cell, : side * cell].reshape(P, channels, side, cell, side, cell)
+    return squares.permute(0, 2, 4, 1, 3, 5).reshape(P, side * side, channels * cell * cell)
+
+
+def blank_cells(pixels: Tensor, masked: Tensor) -> Tensor:
+    """Greys out masked cells before the stem: (P, 3, S, S) uint8, (P, m) bool -> (P, 3, S, S) uint8."""
+    side, S = grid_side(masked.shape[1]), pixels.shape[-1]
+    squares = masked.view(len(masked), 1, side, side).float()
+    hidden = F.interpolate(squares, size=(S, S), mode="nearest").bool()
+    return pixels.masked_fill(hidden, 128)
+
+
+def weighted_sum(losses: dict[str, Tensor], weights: ObjectiveWeights) -> Tensor:
+    """The loss that is minimised."""
+    return cast(Tensor, sum(getattr(weights, name) * loss for name, loss in losses.items()))
