@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
+
+from item.evaluation import classification
+from item.evaluation.classification import macro_f1, neighbour_leaves, probe_leaves
+
+A, B, C = ("home", "lamps"), ("home", "chairs"), ("shoes",)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clusters(per_leaf: int, seed: int = 0) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+    generator = np.random.default_rng(seed)
+    centres = np.repeat(np.eye(3, 8), per_leaf, axis=0)
+    leaves = [leaf for leaf in (A, B, C) for _ in range(per_leaf)]
+    return unit(centres + 0.15 * generator.standard_normal(centres.shape)), leaves
+
+
+def test_neighbours_and_probe_find_separate_clusters() -> None:
+    (train, names), (queries, expected) = clusters(12), clusters(7, seed=1)
+    assert neighbour_leaves(queries, train, names) == expected
+    assert probe_leaves(queries, train, names, train, names) == expected
+
+
+def test_five_neighbours_vote_by_similarity() -> None:
+    train = unit(np.array([[1, 0], [1, 0.1], [1, 0.9], [1, 1], [1, 1.1], [1, 1.2]]))
+    names = [A, A, B, B, B, B]
+    # Four of the six are B, but of the nearest five three, and these weigh 0.74 + 0.71 + 0.67 against 1 + 0.995.
+    assert neighbour_leaves(unit(np.array([[1.0, 0]])), train, names) == [B]
+    assert neighbour_leaves(unit(np.array([[1.0, -0.5]])), train, names) == [A]
+
+
+def test_equal_similarities_take_the_earlier_rows() -> None:
+    train = np.tile(np.array([[1.0, 0]], np.float32), (9, 1))
+    names = [A, A, A, B, B, B, B, B, B]
+    assert neighbour_leaves(train[:1], train, names) == [A]
+    assert neighbour_leaves(train[:1], train, names[::-1]) == [B]
+
+
+def test_nothing_similar_is_no_leaf() -> None:
+    train = np.array([[1, 0], [0, 1]], np.float32)
+    assert neighbour_leaves(np.array([[-1, 0], [0, 0]], np.float32), train, [A, B]) == [None, None]
+
+
+def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    (train, names), (queries, _) = clusters(12), clusters(7, seed=1)
+    whole = neighbour_leaves(queries, train, names)
+    monkeypatch.setattr(classification, "_BLOCK_CELLS", 100)
+    assert neighbour_leaves(queries, train, names) == whole
+
+
+def test_a_leaf_of_one_row_and_a_leaf_that_train_lacks() -> None:
+    train, names = clusters(10)
+    names[-1] = ("rare",)
+    queries, _ = clusters(2, seed=1)
+    answers = probe_leaves(queries, train, names, queries, [("unseen",)] * len(queries))
+    assert answers[:4] == [A, A, B, B]
+
+
+def test_one_leaf_needs_no_probe() -> None:
+    train, _ = clusters(2)
+    assert probe_leaves(train, train, [A] * len(train), train, [A] * len(train)) == [A] * len(train)
+
+
+def test_val_chooses_the_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, names = clusters(10)
+    fitted = []
+
+    def fit(train: np.ndarray, target: np.ndarray, strength: float) -> object:
+        fitted.append(strength)
+        return original(train, target, strength)
+
+    original = classification._fit
+    monkeypatch.setattr(classification, "_fit", fit)
+    probe_leaves(train, train, names)
+    assert fitted == [classification.PROBE_STRENGTHS[1]]
+    probe_leaves(train, train, names, train, names)
+    assert fitted[1:-1] == [*classification.PROBE_STRENGTHS]
+
+
+leaves = st.sampled_from([A, B, C])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(leaves, st.one_of(leaves, st.none()), st.integers(0, 3)), min_size=1, max_size=20))
+def test_macro_f1_of_weighted_queries_is_that_of_repeated_ones(
+    rows: list[tuple[tuple[str, ...], tuple[str, ...] | None, int]],
+) -> None:
+    rows = [*rows, (A, B, 1)]
+    expected, predicted, weights = zip(*rows, strict=True)
+    repeated = [(str(e), str(p)) for e, p, weight in rows for _ in range(weight)]
+    truth, answers = zip(*repeated, strict=True)
+    oracle = f1_score(truth, answers, labels=sorted(set(truth)), average="macro", zero_division=0)
+    assert macro_f1(expected, predicted)(np.array([weights], float))[0] == pytest.approx(oracle)
