@@ -10,8 +10,6 @@ import math
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +31,6 @@ _UPRIGHT = {  # EXIF orientation -> what turns it upright
     8: Image.Transpose.ROTATE_90,
 }
 _REDUCING_GAP = 2.0  # cheap shrinking goes to twice the size at least, the rest is bicubic
-_warning_filters = threading.Lock()
 
 
 def read_picture(picture: Picture, config: PreprocessorConfig) -> bytes:
@@ -49,13 +46,13 @@ def read_picture(picture: Picture, config: PreprocessorConfig) -> bytes:
     try:
         status = picture.path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise PictureError("image", f"{picture.path}: is not a file; give the path of a picture")
+            raise PictureError("image", f"{_name(picture)}: is not a file; give the path of a picture")
         _check_bytes(status.st_size, picture, config)
         return picture.path.read_bytes()
     except FileNotFoundError as error:
-        raise PictureError("image", f"{picture.path}: no such file; paths start at the catalogue's folder") from error
+        raise PictureError("image", f"{_name(picture)}: no such file; it should be at {picture.path}") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
-        raise PictureError("image", f"{str(picture.path)[:200]}: cannot be read: {error}") from error
+        raise PictureError("image", f"{_name(picture)}: cannot be read: {_cause(error)}") from error
 
 
 def load_picture(picture: Picture, config: PreprocessorConfig) -> Image.Image:
@@ -68,20 +65,16 @@ def load_picture(picture: Picture, config: PreprocessorConfig) -> Image.Image:
     """
     data = read_picture(picture, config)
     try:
-        with _open(data) as image:
-            _check_pixels(image, picture, config)
-            scale = min(1.0, _REDUCING_GAP * config.picture_size / max(image.size))
-            image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-            image.load()
-            return _upright(_to_rgb(image, config.background), _orientation(image))
+        with _pillow_warnings_off:
+            return _decode(data, picture, config)
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError("image", f"{_name(picture)}: is none of {', '.join(FORMATS)}; convert it") from error
+        raise PictureError("image", f"{_name(picture)}: is none of {', '.join(FORMATS)}, or its header is damaged; save it again") from error
     except Image.DecompressionBombError as error:
         raise PictureError("image", f"{_name(picture)}: {error}; shrink it") from error
     except Exception as error:  # on damaged files Pillow raises whatever its parser stumbles over
-        raise PictureError("image", f"{_name(picture)}: damaged ({error}); save it again") from error
+        raise PictureError("image", f"{_name(picture)}: damaged ({_cause(error)}); save it again") from error
 
 
 def to_square(image: Image.Image, config: PreprocessorConfig) -> npt.NDArray[np.uint8]:
@@ -98,7 +91,13 @@ def to_square(image: Image.Image, config: PreprocessorConfig) -> npt.NDArray[np.
 
 
 def _name(picture: Picture) -> str:
-    return picture.reference or str(picture.path or "the picture")
+    name = picture.reference or str(picture.path or "the picture")
+    return name if len(name) <= 200 else f"...{name[-200:]}"
+
+
+def _cause(error: Exception) -> str:
+    """What the error says, without the path that an OSError repeats."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)[:200] or type(error).__name__
 
 
 def _check_bytes(size: int, picture: Picture, config: PreprocessorConfig) -> None:
@@ -116,27 +115,46 @@ def _check_pixels(image: Image.Image, picture: Picture, config: PreprocessorConf
         raise PictureError("image", f"{_name(picture)}: {size} are over {limit}; shrink it")
 
 
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Pillow's warnings off: odd metadata does no harm, and of sizes we decide ourselves.
+class _PillowWarningsOff:
+    """Pillow's warnings off while any thread is inside: odd metadata does no harm, and of sizes we decide ourselves.
 
-    The filters belong to the whole process, hence the lock, and hence only around headers, not around decoding.
+    The filters belong to the whole process, so the first thread sets them and the last one puts them back.
     """
-    with _warning_filters, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.__exit__(None, None, None)
 
 
-def _open(data: bytes) -> Image.Image:
-    """Reads the header only."""
-    with _quiet_pillow():
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+_pillow_warnings_off = _PillowWarningsOff()
+
+
+def _decode(data: bytes, picture: Picture, config: PreprocessorConfig) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header only
+        _check_pixels(image, picture, config)
+        scale = min(1.0, _REDUCING_GAP * config.picture_size / max(image.size))
+        image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+        image.load()
+        return _upright(_to_rgb(image, config.background), _orientation(image))
 
 
 def _orientation(image: Image.Image) -> int:
     try:
-        with _quiet_pillow():
-            return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged metadata: the pixels are there, and nothing says how to turn them
         return 1
 
