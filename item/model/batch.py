@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,8 +35,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{k: v if v is None else v.to(device, non_blocking=True) for k, v in values.items()})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {k: v if v is None else v.to(device, non_blocking=True) for k, v in values.items()}
+        return Batch(**values)
 
 
 def pad_words(word_ids: Sequence[np.ndarray | None], pad_id: int = 0) -> tuple[Tensor, Tensor]:

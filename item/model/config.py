@@ -90,6 +90,7 @@ class ItemConfig:
         if unknown := sorted(values.keys() - known):
             raise ModelError(f"{path}: unknown keys {', '.join(unknown)}; was it written by a newer version?")
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**values)
         except (TypeError, ConfigError) as error:
             raise ModelError(f"{path}: {error}") from error

@@ -161,7 +161,7 @@ class ITEm(nn.Module):
             initialise(module)
 
     def forward(self, batch: Batch, patch_mask: PatchMask | None = None) -> Encoded:
-        """Runs the layers. With `patch_mask`, masked cells are replaced by its vector; the caller hides their pixels."""
+        """Runs the layers. `patch_mask`: cells to replace by its vector; hiding their pixels is the caller's part."""
         B, n = batch.word_ids.shape
         x = self.embeddings.of_words(batch.word_ids)
         mask = F.pad(batch.word_mask, (1, 0), value=True)
@@ -169,7 +169,7 @@ class ITEm(nn.Module):
         if features is not None:
             masked, vector = (patch_mask.masked, patch_mask.vector) if patch_mask else (None, None)
             cells = self.embeddings.of_patches(self.stem.cells(features), masked, vector)
-            P, m, D = cells.shape
+            m, D = cells.shape[1:]
             x = torch.cat([x, cells.new_zeros(B, m, D).index_copy(0, batch.picture_rows, cells).to(x.dtype)], dim=1)
             has_picture = torch.zeros(B, dtype=torch.bool, device=mask.device)
             has_picture[batch.picture_rows] = True

@@ -15,7 +15,7 @@ Mismatched pairs, and listings without the modality, are left out of the four ma
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +50,9 @@ class MaskedBatch:
 
     def to(self, device: torch.device) -> MaskedBatch:
         """The same on a device."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return MaskedBatch(**{k: v if v is None else v.to(device) for k, v in values.items()})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {k: v if v is None else v.to(device) for k, v in values.items()}
+        return MaskedBatch(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

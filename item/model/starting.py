@@ -118,11 +118,13 @@ def start_stem(model: ITEm, weights: str | Path | None) -> None:
         source = weights or f"the hub, for {config.stem}"
         raise ModelError(f"stem_weights: {source}: cannot be loaded: {error}") from error
     holder: Any = model.stem
-    target = holder.backbone if config.stem_part == "grid" else holder.embedding
-    target.load_state_dict((backbone if config.stem_part == "grid" else backbone.patch_embed).state_dict())
+    if config.stem_part == "grid":
+        holder.backbone.load_state_dict(backbone.state_dict())
+    else:
+        holder.embedding.load_state_dict(backbone.get_submodule("patch_embed").state_dict())
 
 
-def stem_statistics(name: str) -> dict[str, tuple[float, ...]]:
+def stem_statistics(name: str) -> dict[str, Any]:
     """The mean and std that a timm model's pictures are normalised with, as ItemConfig's fields."""
     fixed = timm.get_pretrained_cfg(name.removeprefix("timm/"))
     if fixed is None:

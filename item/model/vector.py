@@ -78,7 +78,7 @@ class FusionVector(nn.Module):
 
 
 def principal_components(x: Tensor) -> Tensor:
-    """(N, D) -> (min(N, D), D), orthonormal rows that keep most of x x^T first. Not centred: inner products are kept."""
+    """(N, D) -> (min(N, D), D), orthonormal rows, the strongest first. Not centred, so that inner products are kept."""
     return torch.linalg.svd(x.double(), full_matrices=False).Vh.to(x.dtype)
 
 

@@ -1,0 +1,96 @@
+"""What a run starts from: the preprocessing, the model with its starting weights, and the vector at late fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from item.catalog.listing import Listing
+from item.errors import ConfigError
+from item.model.batch import Batch
+from item.model.config import ItemConfig
+from item.model.encoder import ITEm
+from item.model.starting import Bert, load_bert, start_stem, start_words, stem_statistics
+from item.model.vector import FusionVector
+from item.preprocessing.preprocessor import Preprocessor, PreprocessorConfig
+from item.preprocessing.words import load_tokenizer, train_tokenizer
+from training.config import HUB, ModelOptions, PretrainConfig
+
+
+def make_preprocessor(config: PretrainConfig, bert: Bert | None, listings: Sequence[Listing]) -> Preprocessor:
+    """The checkpoint's own tokenizer, or one trained on the catalogue's words."""
+    options = PreprocessorConfig(max_words=config.model.max_words, picture_size=config.model.picture_size)
+    if bert is not None:
+        return Preprocessor(options, load_tokenizer(bert.folder))
+    texts = [text for listing in listings for text in (listing.title, listing.description) if text]
+    return Preprocessor(options, train_tokenizer(texts, vocab_size=config.model.vocab_size))
+
+
+def make_model(config: PretrainConfig, bert: Bert | None, preprocessor: Preprocessor) -> ITEm:
+    """The encoder with its starting weights; what has none is drawn with the run's seed."""
+    torch.manual_seed(config.run.seed)
+    options, stem_starts = config.model, config.model.stem is not None and config.start.stem_weights is not None
+    if options.stem is not None and not stem_starts and not config.run.train_stem:
+        raise ConfigError(
+            "start.stem_weights: null leaves a random stem that is never trained; set run.train_stem=true"
+        )
+    fused = bert is not None and stem_starts and options.stem_part == "grid"
+    if bert is not None:
+        check_sizes(options, bert)
+    values: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("width", "num_layers", "num_heads", "mlp_width", "max_words", "picture_size", "stem", "stem_part")
+    }
+    model = ITEm(
+        ItemConfig(
+            **values,
+            **(stem_statistics(options.stem) if options.stem else {}),
+            vocab_size=preprocessor.vocab_size,
+            cls_id=preprocessor.cls_id,
+            patch_size=options.patch_size,
+            vector="fusion" if fused else "global",
+            vector_width=options.vector_width,
+            dropout=options.dropout,
+            layer_norm_eps=bert.sizes["layer_norm_eps"] if bert else ItemConfig.layer_norm_eps,
+        )
+    )
+    if bert is not None:
+        start_words(model, bert)
+    if stem_starts:
+        start_stem(model, None if config.start.stem_weights == HUB else config.start.stem_weights)
+    return model
+
+
+def check_sizes(options: ModelOptions, bert: Bert) -> None:
+    """The model's sizes must be the checkpoint's."""
+    different = {
+        name: bert.sizes[name]
+        for name in ("width", "num_layers", "num_heads", "mlp_width")
+        if getattr(options, name) != bert.sizes[name]
+    }
+    if different:
+        way_out = " ".join(f"model.{name}={size}" for name, size in different.items())
+        raise ConfigError(f"start.words: {bert.folder} has other sizes than the configuration; set {way_out}")
+
+
+def load_start(config: PretrainConfig) -> Bert | None:
+    """The BERT checkpoint of `start.words`, where there is one."""
+    return None if config.start.words is None else load_bert(config.start.words)
+
+
+@torch.inference_mode()
+def fit_vector(model: ITEm, batches: Iterable[Batch], picture_weight: float) -> None:
+    """Fits a fusion vector on a sample of the catalogue; ConfigError where it has no words or no pictures."""
+    assert isinstance(model.vector, FusionVector)
+    model.eval()
+    words, pooled = [], []
+    for batch in batches:
+        encoded = model(batch.to(model.gates.device))
+        words.append(model.pool_words(encoded)[1])
+        if encoded.features is not None:
+            pooled.append(model.stem.pooled(encoded.features))
+    if not pooled or not any(len(means) for means in words):
+        raise ConfigError("start: the vector starts at late fusion, but the training split has no words or no pictures")
+    model.vector.fit(torch.cat(words), torch.cat(pooled), picture_weight)
