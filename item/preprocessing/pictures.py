@@ -70,7 +70,8 @@ def load_picture(picture: Picture, config: PreprocessorConfig) -> Image.Image:
     except PictureError:
         raise
     except UnidentifiedImageError as error:
-        raise PictureError("image", f"{_name(picture)}: is none of {', '.join(FORMATS)}, or its header is damaged; save it again") from error
+        reason = f"{_name(picture)}: is none of {', '.join(FORMATS)}, or its header is damaged; save it again"
+        raise PictureError("image", reason) from error
     except Image.DecompressionBombError as error:
         raise PictureError("image", f"{_name(picture)}: {error}; shrink it") from error
     except Exception as error:  # on damaged files Pillow raises whatever its parser stumbles over
