@@ -1,0 +1,1 @@
+"""The sample shop: a seeded catalogue drawn by a generator, to try every program on without data of one's own."""
