@@ -31,7 +31,7 @@ def jsonl_rows(path: Path) -> Rows:
     with path.open("rb") as file:
         for line, text in _lines(file):
             if text.strip():
-                yield line, _json_object(text)
+                yield line, _json_object(text.rstrip("\r\n"))
 
 
 def csv_rows(path: Path) -> Rows:
@@ -92,7 +92,7 @@ def _json_object(text: str) -> Row | ListingError:
     except ListingError as error:
         return error
     except json.JSONDecodeError as error:
-        return ListingError("row", f"broken JSON: {error.msg} at column {error.colno}")
+        return ListingError("row", f"broken JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
     except (ValueError, RecursionError) as error:
         return ListingError("row", f"broken JSON: {error}")
     if not isinstance(row, dict):

@@ -121,13 +121,21 @@ def _images(cells: Mapping[str, object], folder: Path) -> tuple[Picture, ...]:
 
 def _items(value: object) -> list[object]:
     """What a cell lists: a list's items, those of a JSON list in a string, or the value itself; blanks left out."""
-    if isinstance(value, str) and value.startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return [value]  # a name that happens to start with a bracket
+    if isinstance(value, str) and (listed := _json_list(value)) is not None:
+        value = listed
     items = value if isinstance(value, list | tuple) else [value]
     return [item for item in map(_value, items) if item is not None]
+
+
+def _json_list(text: str) -> list[object] | None:
+    """A list as a string writes it, for files without lists; None where a name just starts with a bracket."""
+    if not text.startswith("["):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _picture(column: str, value: object, folder: Path) -> Picture | None:
@@ -153,10 +161,12 @@ def _category(value: object) -> tuple[str, ...]:
     """The levels of a list, or of a string with '/' between them; a slash at either end of a string says nothing."""
     if value is None:
         return ()
-    if isinstance(value, str) and not value.startswith("["):
-        value = value.removeprefix("/").removesuffix("/").split("/")
-    items = value if isinstance(value, list | tuple) else _items(value)
-    levels = tuple(_text("category", level).strip() for level in items)
+    if isinstance(value, str):
+        listed = _json_list(value)
+        value = value.removeprefix("/").removesuffix("/").split("/") if listed is None else listed
+    if not isinstance(value, list | tuple):
+        raise ListingError("category", f"{_shown(value)} is of type {type(value).__name__}; give levels, Home/Mugs")
+    levels = tuple(_text("category", level).strip() for level in value)
     if "" in levels:
         raise ListingError("category", f"{_shown(value)} has a blank level; fill it or leave it out")
     return levels

@@ -1,0 +1,377 @@
+"""Catalogue files: the same rows from every format, every kind of broken file, and rows that are refused alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from item.catalog.files import MAX_CELL_CHARACTERS
+from item.catalog.listing import Listing
+from item.catalog.reader import Refused, find_catalog, iterate_rows, read_catalog, write_refused
+from item.errors import CatalogError
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+LEVEL = st.text(st.characters(codec="utf-8", exclude_characters="/["), min_size=1, max_size=8).filter(str.strip)
+VALUE = st.one_of(TEXT, st.booleans(), st.floats(allow_nan=False, allow_infinity=False), st.lists(TEXT, max_size=3))
+ROW = st.fixed_dictionaries(
+    {
+        "product_id": TEXT,
+        "title": TEXT,
+        "description": TEXT,
+        "image": TEXT,
+        "category": st.lists(LEVEL, max_size=3).map("/".join),
+        "brand": TEXT,
+        "attributes": st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), VALUE, max_size=3),
+    }
+)
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(ROW, min_size=1, max_size=6))
+def test_the_same_rows_from_every_format(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    as_text = [{**row, "attributes": json.dumps(row["attributes"])} for row in rows]
+    files = [
+        write_csv(tmp_path / "a.csv", as_text),
+        write_jsonl(tmp_path / "a.jsonl", rows),
+        write_parquet(tmp_path / "a.parquet", as_text),
+    ]
+    in_csv, in_jsonl, in_parquet = ([row for _, row in iterate_rows(file)] for file in files)
+    assert len(in_jsonl) == len(rows)
+    for one, two, three in zip(in_csv, in_jsonl, in_parquet, strict=True):
+        if isinstance(one, Listing):
+            assert one == two == three
+        else:
+            assert isinstance(two, Refused)
+            assert isinstance(three, Refused)
+            assert one.field == two.field == three.field
+
+
+def test_lines_are_those_an_editor_shows(tmp_path: Path) -> None:
+    rows = [{"product_id": "1", "title": "two\nlines"}, {"product_id": "2", "title": "mug"}]
+    assert [line for line, _ in iterate_rows(write_csv(tmp_path / "a.csv", rows))] == [2, 4]
+    assert [line for line, _ in iterate_rows(write_jsonl(tmp_path / "a.jsonl", rows))] == [1, 2]
+    assert [line for line, _ in iterate_rows(write_parquet(tmp_path / "a.parquet", rows))] == [1, 2]
+    (tmp_path / "b.jsonl").write_text('\n{"product_id": 1, "title": "a"}\n  \n{"product_id": 2, "title": "b"}')
+    assert [line for line, _ in iterate_rows(tmp_path / "b.jsonl")] == [2, 4]
+    (tmp_path / "b.csv").write_text("\nproduct_id,title\n\n1,a\n\n2,b")
+    assert [line for line, _ in iterate_rows(tmp_path / "b.csv")] == [4, 6]
+
+
+def outcome(path: Path) -> list[tuple[int, str, str]]:
+    """(line, product_id, "" or the field at fault) of every row."""
+    return [(line, row.product_id, row.field if isinstance(row, Refused) else "") for line, row in iterate_rows(path)]
+
+
+def reason(path: Path, line: int) -> str:
+    found = dict(iterate_rows(path))[line]
+    assert isinstance(found, Refused)
+    assert found.line == line
+    return found.reason
+
+
+def test_bad_rows_of_jsonl_are_refused_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"product_id": 1, "title": "with a byte order mark"}\n'
+        b'{"product_id": 2, "title": "cut o\n'
+        b'["product_id", 3]\n'
+        b'{"product_id": 4, "title": "m\xfcg"}\n'
+        b'{"product_id": "\xff", "title": "mug"}\n'
+        b'{"product_id": 6, "title": "a", "title": "b"}\n'
+        + b'{"product_id": 7, "x": '
+        + b"[" * 100_000
+        + b"}\n"
+        + b'{"product_id": 8, "x": '
+        + b"9" * 5000
+        + b"}\n"
+        b'{"product_id": 9, "title": "\\ud800"}\n'
+        b'{"product_id": 10, "title": "good"}\r\n'
+        b'{"title": "no id"}\n'
+        b'{"product_id": 1, "title": "again"}\n'
+        b'"text"\n'
+    )
+    assert outcome(path) == [
+        (1, "1", ""),
+        (2, "", "row"),
+        (3, "", "row"),
+        (4, "4", "title"),
+        (5, "\\udcff", "product_id"),
+        (6, "", "title"),
+        (7, "", "row"),
+        (8, "", "row"),
+        (9, "9", "title"),
+        (10, "10", ""),
+        (11, "", "product_id"),
+        (12, "1", "product_id"),
+        (13, "", "row"),
+    ]
+    assert "broken JSON" in reason(path, 2)
+    assert "column 28" in reason(path, 2)
+    assert "JSON list; give an object" in reason(path, 3)
+    assert "not valid UTF-8" in reason(path, 4)
+    assert "given twice" in reason(path, 6)
+    assert "already on line 1" in reason(path, 12)
+
+
+def test_bad_rows_of_csv_are_refused_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbfproduct_id,title,brand\r\n"
+        b'1,"mug, red",Acme\r\n'
+        b"2,mug\r\n"
+        b"3,mug,Acme,more\r\n"
+        b"4,m\xfcg,Acme\r\n"
+        b'5,"mug" red,Acme\r\n'
+        b'6,"never closed,Acme\r\n'
+        b"7,mug,Acme\r\n"
+        b'8,"two\r\nlines",Acme\r\n'
+        b"1,again,Acme\r\n"
+        b'10,"never closed either\r\n'
+        b"11,mug,Acme"
+    )
+    assert outcome(path) == [
+        (2, "1", ""),
+        (3, "", "row"),
+        (4, "", "row"),
+        (5, "4", "title"),
+        (6, "", "row"),
+        (7, "", "row"),
+        (8, "7", ""),
+        (9, "8", ""),
+        (11, "1", "product_id"),
+        (12, "", "row"),
+        (13, "11", ""),
+    ]
+    assert "has 2 cells where the header has 3" in reason(path, 3)
+    assert "has 4 cells" in reason(path, 4)
+    assert "not valid UTF-8" in reason(path, 5)
+    assert "broken CSV" in reason(path, 6)
+    assert "broken CSV" in reason(path, 12)
+
+
+def test_a_quote_never_closed_at_the_top_of_a_long_file_loses_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('product_id,title\n0,"open\n' + "".join(f"{i},mug {i}\n" for i in range(1, 20_001)))
+    catalog = read_catalog(path)
+    assert [listing.product_id for listing in catalog.listings] == [str(i) for i in range(1, 20_001)]
+    assert catalog.lines == list(range(3, 20_003))
+    assert [row.line for row in catalog.refused] == [2]
+
+
+def test_a_long_description_is_no_broken_csv(tmp_path: Path) -> None:
+    words = "mug " * 300_000
+    catalog = read_catalog(write_csv(tmp_path / "a.csv", [{"product_id": "1", "description": words}]))
+    assert catalog.listings[0].description == words.strip()
+    rows = [{"product_id": "1", "title": "x" * (MAX_CELL_CHARACTERS + 1)}, {"product_id": "2", "title": "mug"}]
+    assert outcome(write_csv(tmp_path / "b.csv", rows)) == [(2, "", "row"), (3, "2", "")]
+
+
+def test_a_duplicate_of_a_refused_row_is_no_duplicate(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"product_id": "1", "title": 5},
+        {"product_id": "1", "title": "mug"},
+        {"product_id": 1, "title": "cup"},
+    ]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    assert outcome(path) == [(1, "1", "title"), (2, "1", ""), (3, "1", "product_id")]
+    assert "already on line 2" in reason(path, 3)
+
+
+def test_parquet_types(tmp_path: Path) -> None:
+    columns = {
+        "product_id": pa.array([1, 2, 3], pa.int64()),
+        "title": pa.array(["a", "b", None]).dictionary_encode(),
+        "image": pa.array(
+            [{"bytes": b"\xff", "path": "1.jpg"}, {"bytes": None, "path": "2.jpg"}, {"bytes": b"\xfe", "path": None}]
+        ),
+        "category": pa.array([["Home", "Mugs"], [], None]),
+        "price": pa.array(["1.50", None, "2"]).cast(pa.decimal128(8, 2)),
+        "stock": pa.array([1, 2, 3], pa.uint8()),
+        "attributes": pa.array([[("k", "v")], [], None], pa.map_(pa.string(), pa.string())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    catalog = read_catalog(tmp_path / "a.parquet")
+    assert catalog.refused == []
+    assert [listing.product_id for listing in catalog.listings] == ["1", "2", "3"]
+    assert [listing.images[0].reference for listing in catalog.listings] == ["1.jpg", "2.jpg", ""]
+    assert [listing.images[0].data for listing in catalog.listings] == [b"\xff", None, b"\xfe"]
+    assert catalog.listings[1].images[0].path == tmp_path / "2.jpg"
+    assert catalog.listings[0].category == ("Home", "Mugs")
+    assert catalog.listings[0].attributes == {"price": 1.5, "stock": 1.0, "k": "v"}
+
+
+def test_parquet_cells_that_python_cannot_hold(tmp_path: Path) -> None:
+    not_utf_8 = pa.array([b"a", b"\xff", b"c", b"d"]).view(pa.string())
+    columns = {
+        "product_id": pa.array(["1", "2", "3", "4"]),
+        "title": not_utf_8,
+        "tags": pa.array([["x"], ["x"], ["x"], None]),
+        "seen": pa.array([None, None, 1, None], pa.timestamp("ns")),
+        "size": pa.array([None, None, None, {"w": 1}]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert outcome(tmp_path / "a.parquet") == [(1, "1", ""), (2, "2", "title"), (3, "3", "seen"), (4, "4", "size")]
+    assert "not valid UTF-8" in reason(tmp_path / "a.parquet", 2)
+
+
+def test_rows_of_many_batches_are_numbered_through(tmp_path: Path) -> None:
+    rows = [{"product_id": str(i), "title": f"mug {i}"} for i in range(1000)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=300)
+    catalog = read_catalog(tmp_path / "a.parquet")
+    assert catalog.lines == list(range(1, 1001))
+    assert catalog.listings[-1].title == "mug 999"
+
+
+def test_relative_pictures_start_at_the_files_folder(tmp_path: Path) -> None:
+    for write, suffix in ((write_csv, "csv"), (write_jsonl, "jsonl"), (write_parquet, "parquet")):
+        path = write(tmp_path / f"a.{suffix}", [{"product_id": "1", "image": "images/1.jpg"}])
+        assert read_catalog(path).listings[0].images[0].path == tmp_path / "images/1.jpg"
+
+
+def broken_file(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    with pytest.raises(CatalogError) as error:
+        read_catalog(path)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
+    rows = [{"product_id": str(i), "title": f"mug {i}" * 50} for i in range(500)]
+    good = write_parquet(tmp_path / "good.parquet", rows).read_bytes()
+    damaged = bytearray(good)
+    damaged[100:3000] = b"\0" * 2900
+    assert "damaged or no Parquet" in broken_file(tmp_path / "a.parquet", b"PAR1")
+    assert "damaged or no Parquet" in broken_file(tmp_path / "a.parquet", good[: len(good) // 2])
+    assert "damaged or no Parquet" in broken_file(tmp_path / "a.parquet", bytes(damaged))
+    for suffix in ("csv", "jsonl", "parquet"):
+        assert any(word in broken_file(tmp_path / f"a.{suffix}", b"") for word in ("empty", "no rows", "damaged"))
+    assert "has no rows" in broken_file(tmp_path / "a.csv", b"product_id,title\n")
+    assert "has no rows" in broken_file(tmp_path / "a.jsonl", b"\n\n")
+    write_parquet(tmp_path / "none.parquet", [{"product_id": "1", "title": "a"}])
+    pq.write_table(pq.read_table(tmp_path / "none.parquet").slice(0, 0), tmp_path / "none.parquet")
+    assert "has no rows" in broken_file(tmp_path / "a.parquet", (tmp_path / "none.parquet").read_bytes())
+    assert "rename 'productId'" in broken_file(tmp_path / "a.csv", b"productId,title\n1,a\n")
+    assert "by commas, not by ';'" in broken_file(tmp_path / "a.csv", b"product_id;title\n1;a\n")
+    assert "two columns 'title'" in broken_file(tmp_path / "a.csv", b"product_id,title,title\n1,a,b\n")
+    assert "column 1 has no name" in broken_file(tmp_path / "a.csv", b",product_id,title\n0,1,a\n")
+    assert "header cannot be read" in broken_file(tmp_path / "a.csv", b'product_id,"title\n1,a\n')
+    assert "rename 'id'" in broken_file(tmp_path / "a.jsonl", b'{"id": 1, "title": "a"}\n')
+    pq.write_table(pa.table({"sku": ["1"], "title": ["a"]}), tmp_path / "sku.parquet")
+    assert "rename 'sku'" in broken_file(tmp_path / "a.parquet", (tmp_path / "sku.parquet").read_bytes())
+
+
+def test_all_rows_refused_names_the_commonest_reason(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"product_id": i, "title": "a", "seen": {"a": 1}} for i in range(3)]
+    path = write_jsonl(tmp_path / "a.jsonl", [*rows, {"title": "a"}])
+    with pytest.raises(CatalogError, match=r"all 4 rows are refused, 3 of them for: seen: .* type dict"):
+        read_catalog(path)
+
+
+def test_folders(tmp_path: Path) -> None:
+    rows = [{"product_id": "1", "title": "mug"}]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(CatalogError, match=r"exactly one catalog\{.parquet,.jsonl,.csv\}; it has images, notes.txt"):
+        read_catalog(tmp_path)
+    write_csv(tmp_path / "catalog.csv", rows)
+    write_csv(tmp_path / "offers.csv", [{"product_id": "o1", "title": "cup"}])
+    assert find_catalog(tmp_path) == tmp_path / "catalog.csv"
+    assert read_catalog(tmp_path).listings[0].product_id == "1"
+    assert read_catalog(tmp_path, "offers").listings[0].product_id == "o1"
+    assert read_catalog(str(tmp_path / "offers.csv")).path == tmp_path / "offers.csv"
+    write_jsonl(tmp_path / "catalog.jsonl", rows)
+    with pytest.raises(CatalogError, match=r"both catalog.jsonl and catalog.csv"):
+        read_catalog(tmp_path)
+    with pytest.raises(CatalogError, match=r"no such file or folder; .* has catalog.csv, catalog.jsonl, images"):
+        read_catalog(tmp_path / "catalogue.csv")
+    with pytest.raises(CatalogError, match="no such file or folder"):
+        read_catalog(tmp_path / "no" / "such")
+    with pytest.raises(CatalogError, match=r"unknown format '.txt'; a catalogue is one of .parquet, .jsonl, .csv"):
+        read_catalog(tmp_path / "notes.txt")
+    (tmp_path / "catalog.csv").rename(tmp_path / "SHOP.CSV")
+    assert read_catalog(tmp_path / "SHOP.CSV").listings[0].product_id == "1"
+
+
+def test_split(tmp_path: Path) -> None:
+    named = [{"product_id": str(i), "title": "mug", "split": "train" if i % 2 else "holdout"} for i in range(6)]
+    catalog = read_catalog(write_csv(tmp_path / "a.csv", named))
+    assert [listing.product_id for listing in catalog.split("holdout")] == ["0", "2", "4"]
+    assert catalog.split("test") == []
+    unnamed = [{"product_id": str(i), "title": "mug"} for i in range(100)]
+    catalog = read_catalog(write_csv(tmp_path / "b.csv", unnamed))
+    parts = {name: catalog.split(name) for name in ("train", "val", "test")}
+    assert sum(map(len, parts.values())) == 100
+    assert len(parts["train"]) > 60
+    assert all(listing.split == name for name, part in parts.items() for listing in part)
+
+
+def test_refused_rows_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b'{"product_id": "gr\xf6\xc3\xb6", "title": "a"}\n'
+        b'{"product_id": "\xc3\xb6", "title": 1}\n'
+        b'{"product_id": 2, "title": "b"}\n'
+    )
+    refused = read_catalog(path).refused
+    write_refused(refused, tmp_path / "refused.jsonl")
+    text = (tmp_path / "refused.jsonl").read_text(encoding="utf-8")
+    assert [json.loads(line) for line in io.StringIO(text)] == [asdict(row) for row in refused]
+    assert [row.product_id for row in refused] == ["gr\\udcf6ö", "ö"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.jsonl", "refused.jsonl"]
+    write_refused([], tmp_path / "refused.jsonl")
+    assert (tmp_path / "refused.jsonl").read_text() == ""
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("folder", "name", "rows", "train"),
+    [
+        ("fashion", "catalog", 9261, 7447),
+        ("flipkart", "catalog", 1047, 515),
+        ("luma", "catalog", 708, 329),
+        ("offers/fashion", "offers", 1814, 0),
+        ("offers/flipkart", "offers", 532, 0),
+        ("offers/luma", "offers", 379, 0),
+    ],
+)
+def test_real_catalogues(folder: str, name: str, rows: int, train: int) -> None:
+    if not DATA.is_dir():
+        pytest.skip(f"the real catalogues are not at {DATA}")
+    catalog = read_catalog(DATA / folder, name)
+    assert catalog.refused == []
+    assert len(catalog.listings) == rows
+    assert len(catalog.split("train")) == train
+    assert all(listing.images and listing.title for listing in catalog.listings)
+    assert len({listing.product_id for listing in catalog.listings}) == rows
