@@ -36,7 +36,7 @@ buf lint "$root/proto"
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 (cd "$root/proto" && python -m grpc_tools.protoc --proto_path=. --python_out="$fresh" --pyi_out="$fresh" \
-    --grpc_python_out="$fresh" --mypy_grpc_out=quiet:"$fresh" item/v1/item.proto)
+    --grpc_python_out="$fresh" --mypy_grpc_out=quiet,generate_concrete_servicer_stubs:"$fresh" item/v1/item.proto)
 
 for file in "${generated[@]}"; do
     if [[ ${1:-} == --check ]]; then

@@ -88,10 +88,9 @@ class ItemServiceAsyncStub(ItemServiceStub):
     GetInfo: _aio.UnaryUnaryMultiCallable[_item_pb2.GetInfoRequest, _item_pb2.GetInfoResponse]  # type: ignore[assignment]
     """What is served: model, space, adapters, collections, limits."""
 
-class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
+class ItemServiceServicer:
     """Vectors, search and categories: what applications call."""
 
-    @_abc_1.abstractmethod
     def Embed(
         self,
         request: _item_pb2.EmbedRequest,
@@ -99,7 +98,6 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.EmbedResponse, _abc.Awaitable[_item_pb2.EmbedResponse]]:
         """Vectors of several inputs, in their order."""
 
-    @_abc_1.abstractmethod
     def EmbedStream(
         self,
         request_iterator: _MaybeAsyncIterator[_item_pb2.EmbedStreamRequest],
@@ -109,7 +107,6 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
         encodes, and encodes only as fast as its answers are read.
         """
 
-    @_abc_1.abstractmethod
     def Search(
         self,
         request: _item_pb2.SearchRequest,
@@ -117,7 +114,6 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.SearchResponse, _abc.Awaitable[_item_pb2.SearchResponse]]:
         """The products closest to each of several queries."""
 
-    @_abc_1.abstractmethod
     def PredictCategory(
         self,
         request: _item_pb2.PredictCategoryRequest,
@@ -125,7 +121,6 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.PredictCategoryResponse, _abc.Awaitable[_item_pb2.PredictCategoryResponse]]:
         """The categories that products most likely belong to."""
 
-    @_abc_1.abstractmethod
     def UpsertProducts(
         self,
         request: _item_pb2.UpsertProductsRequest,
@@ -133,7 +128,6 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.UpsertProductsResponse, _abc.Awaitable[_item_pb2.UpsertProductsResponse]]:
         """Writes products: new ones are added, known ones replaced. Acknowledged means durable."""
 
-    @_abc_1.abstractmethod
     def DeleteProducts(
         self,
         request: _item_pb2.DeleteProductsRequest,
@@ -141,7 +135,6 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.DeleteProductsResponse, _abc.Awaitable[_item_pb2.DeleteProductsResponse]]:
         """Deletes products. Acknowledged means durable."""
 
-    @_abc_1.abstractmethod
     def GetProduct(
         self,
         request: _item_pb2.GetProductRequest,
@@ -149,7 +142,6 @@ class ItemServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.GetProductResponse, _abc.Awaitable[_item_pb2.GetProductResponse]]:
         """One stored product."""
 
-    @_abc_1.abstractmethod
     def GetInfo(
         self,
         request: _item_pb2.GetInfoRequest,
@@ -205,10 +197,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Backup: _aio.UnaryUnaryMultiCallable[_item_pb2.BackupRequest, _item_pb2.BackupResponse]  # type: ignore[assignment]
     """Writes a consistent copy of a collection while it is being served."""
 
-class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
+class AdminServiceServicer:
     """Operations on the running server: what its operators call."""
 
-    @_abc_1.abstractmethod
     def ListAdapters(
         self,
         request: _item_pb2.ListAdaptersRequest,
@@ -216,7 +207,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.ListAdaptersResponse, _abc.Awaitable[_item_pb2.ListAdaptersResponse]]:
         """The adapters of the model folder, loaded or not."""
 
-    @_abc_1.abstractmethod
     def LoadAdapter(
         self,
         request: _item_pb2.LoadAdapterRequest,
@@ -224,7 +214,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.LoadAdapterResponse, _abc.Awaitable[_item_pb2.LoadAdapterResponse]]:
         """Loads an adapter, so that inputs may name it."""
 
-    @_abc_1.abstractmethod
     def UnloadAdapter(
         self,
         request: _item_pb2.UnloadAdapterRequest,
@@ -232,7 +221,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.UnloadAdapterResponse, _abc.Awaitable[_item_pb2.UnloadAdapterResponse]]:
         """Unloads an adapter once the calls that use it have finished."""
 
-    @_abc_1.abstractmethod
     def Reload(
         self,
         request: _item_pb2.ReloadRequest,
@@ -240,7 +228,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.ReloadResponse, _abc.Awaitable[_item_pb2.ReloadResponse]]:
         """Loads the model folder anew; the old model answers until the new one is ready."""
 
-    @_abc_1.abstractmethod
     def Reembed(
         self,
         request: _item_pb2.ReembedRequest,
@@ -248,7 +235,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_item_pb2.ReembedResponse], _abc.AsyncIterator[_item_pb2.ReembedResponse]]:
         """Encodes every product of a collection anew into a new generation, which is not searched yet."""
 
-    @_abc_1.abstractmethod
     def SwitchGeneration(
         self,
         request: _item_pb2.SwitchGenerationRequest,
@@ -256,7 +242,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.SwitchGenerationResponse, _abc.Awaitable[_item_pb2.SwitchGenerationResponse]]:
         """Searches a finished generation from now on; the one before it is kept."""
 
-    @_abc_1.abstractmethod
     def Rollback(
         self,
         request: _item_pb2.RollbackRequest,
@@ -264,7 +249,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_item_pb2.RollbackResponse, _abc.Awaitable[_item_pb2.RollbackResponse]]:
         """Searches the generation before the present one again."""
 
-    @_abc_1.abstractmethod
     def Backup(
         self,
         request: _item_pb2.BackupRequest,

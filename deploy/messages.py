@@ -1,0 +1,103 @@
+"""From the contract's messages to our own types, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from deploy.errors import InvalidRequestError, NotFoundError, PreconditionError, RequestError, status_of
+from index.store import Product
+from item.catalog.listing import AttributeValue, Listing, Picture
+from item.engine.interface import Vectors
+from item.errors import ItemError, ListingError
+from item.v1 import item_pb2
+
+MESSAGE_FIELD = {"title": "text"}  # a listing's field by its name in Input, where they differ
+
+
+def listing_of(message: item_pb2.Input, field: str) -> Listing:
+    """An input as a listing. Raises NotFoundError for an adapter, InvalidRequestError for an empty input."""
+    if message.HasField("adapter"):
+        raise NotFoundError(f"{field}.adapter", f"{message.adapter!r} is not loaded; this model has no adapters")
+    has_image = message.HasField("image")
+    if not has_image and not message.text.strip() and not message.description.strip():
+        raise InvalidRequestError(field, "is empty; give text, description or image")
+    images = (Picture(data=message.image),) if has_image else ()
+    return Listing(title=message.text, description=message.description, images=images)
+
+
+def listing_error(error: ListingError, field: str) -> InvalidRequestError:
+    """What is wrong with a listing, said of the input that it came from."""
+    return InvalidRequestError(f"{field}.{MESSAGE_FIELD.get(error.field, error.field)}", error.reason)
+
+
+def vector_of(message: item_pb2.Vector, field: str, *, space: str, width: int) -> Vectors:
+    """(width,) float32 of unit norm out of a message.
+
+    Raises:
+        PreconditionError: the vector is of another space.
+        InvalidRequestError: another width, values that are not finite, or length zero.
+    """
+    if message.space != space:
+        raise PreconditionError(
+            f"{field}.space", f"{message.space!r} is not {space!r}, the space of the index; encode with its model"
+        )
+    if len(message.values) != 4 * width:
+        raise InvalidRequestError(
+            f"{field}.values",
+            f"{len(message.values)} bytes, expected {width} little-endian float32 values",
+        )
+    return unit(np.frombuffer(message.values, "<f4"), f"{field}.values")
+
+
+def unit(values: Vectors, field: str) -> Vectors:
+    """(D,) float32 scaled to unit norm. Raises InvalidRequestError where it has no direction."""
+    exact = values.astype(np.float64)
+    norm = float(np.linalg.norm(exact))
+    if not math.isfinite(norm) or norm == 0:
+        raise InvalidRequestError(field, f"a vector of length {norm} has no direction; give finite values, not all 0")
+    return (exact / norm).astype(np.float32)
+
+
+def vector_message(values: Vectors, space: str) -> item_pb2.Vector:
+    """(D,) float32 as a message."""
+    return item_pb2.Vector(values=values.astype("<f4").tobytes(), space=space)
+
+
+def error_message(error: ItemError) -> item_pb2.Error:
+    """Why one item of a call is refused."""
+    field, reason = (error.field, error.reason) if isinstance(error, RequestError | ListingError) else ("", str(error))
+    return item_pb2.Error(code=status_of(error), field=field, message=reason)
+
+
+def product_message(product: Product) -> item_pb2.Product:
+    """A stored product."""
+    return item_pb2.Product(
+        product_id=product.product_id,
+        title=product.title,
+        category=product.category,
+        group_id=product.group_id,
+        attributes={name: attribute_message(value) for name, value in product.attributes.items()},
+        images=[item_pb2.Picture(reference=product.image)] if product.image else [],
+    )
+
+
+def attribute_message(value: AttributeValue) -> item_pb2.AttributeValue:
+    """An attribute's value by its type."""
+    match value:
+        case bool():
+            return item_pb2.AttributeValue(bool_value=value)
+        case str():
+            return item_pb2.AttributeValue(string_value=value)
+        case list():
+            return item_pb2.AttributeValue(string_list=item_pb2.StringList(values=value))
+        case _:
+            return item_pb2.AttributeValue(number_value=value)
+
+
+def category_message(path: Sequence[str], probabilities: Sequence[float]) -> item_pb2.CategoryPath:
+    """A category path with the probability of each of its levels."""
+    levels = zip(path, probabilities, strict=True)
+    return item_pb2.CategoryPath(levels=[item_pb2.CategoryLevel(name=name, probability=p) for name, p in levels])

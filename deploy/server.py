@@ -1,0 +1,214 @@
+"""The gRPC server: a model, an index where there is one, health and reflection.
+
+    python -m deploy.server --model M                        vectors alone
+    python -m deploy.server --model M --index INDEX          search and categories as well
+    python -m deploy.server --model M --index INDEX --host 0.0.0.0 --port 50051
+
+It listens at once and answers UNAVAILABLE, health NOT_SERVING, until model and index are loaded. SIGTERM and SIGINT
+end it gracefully: health says NOT_SERVING, calls in flight get a grace period, the exit status is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from deploy.errors import Deadline
+from deploy.handlers import Handlers, Limits
+from deploy.interceptor import StatusInterceptor
+from deploy.service import ItemService
+from deploy.worker import ModelWorker
+from index.store import Store
+from item.engine.interface import Engine
+from item.engine.loading import load_engine
+from item.errors import ConfigError, ItemError
+from item.v1 import item_pb2_grpc
+
+logger = logging.getLogger(__name__)
+
+SERVICES = ("item.v1.ItemService", "item.v1.AdminService")
+HEALTH_NAMES = ("", SERVICES[0])
+MIB = 2**20
+
+Loaded = tuple[Engine, Store | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """How a server listens and how much it takes on.
+
+    Args:
+        host: the address to listen on; 0.0.0.0 for all.
+        port: 0 takes a free one.
+        limits: what one call may ask for.
+        max_waiting: calls that may wait for the model before further ones are refused.
+        grace_s: how long calls in flight may go on once the server is told to stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 50051
+    limits: Limits = field(default_factory=Limits)
+    max_waiting: int = 64
+    grace_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port: {self.port} is not within 0 to 65535")
+        if self.max_waiting < 0:
+            raise ConfigError(f"max_waiting: {self.max_waiting} is below 0")
+        if not 0 <= self.grace_s < float("inf"):
+            raise ConfigError(f"grace_s: {self.grace_s} is below 0 or endless")
+
+
+class Server:
+    """Binds its port when it is made, inside a running event loop; `start`, then `serve`, then `stop`."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.worker = ModelWorker(config.max_waiting)
+        self.service = ItemService(self.worker)
+        self.health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs know threads alone
+        options = [
+            ("grpc.max_receive_message_length", config.limits.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # a port that is taken is an error, not shared in silence
+        ]
+        self.grpc = grpc.aio.server(interceptors=[StatusInterceptor()], options=options)
+        item_pb2_grpc.add_ItemServiceServicer_to_server(self.service, self.grpc)
+        item_pb2_grpc.add_AdminServiceServicer_to_server(item_pb2_grpc.AdminServiceServicer(), self.grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
+        self.port = self._bind()
+
+    async def start(self) -> None:
+        """Listens; calls are answered UNAVAILABLE until `serve`."""
+        if self.service.handlers is None:
+            await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.grpc.start()
+
+    async def load(self, load: Callable[[], Loaded]) -> Handlers:
+        """Loads model and index in the model's thread, and serves them. Raises what loading raises, and SpaceError."""
+        engine, store = (await self.worker.run(load, Deadline())).result
+        return await self.serve(engine, store)
+
+    async def serve(self, engine: Engine, store: Store | None) -> Handlers:
+        """Answers from now on. Raises SpaceError for an index of another model."""
+        self.service.handlers = Handlers(engine, store, self.config.limits)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        return self.service.handlers
+
+    async def stop(self) -> None:
+        """Takes no further calls, lets those in flight finish within the grace period, ends."""
+        await self.health.enter_graceful_shutdown()
+        await self.grpc.stop(self.config.grace_s)
+        await asyncio.to_thread(self.worker.close)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in HEALTH_NAMES:
+            await self.health.set(name, status)
+
+    def _bind(self) -> int:
+        host, port = self.config.host, self.config.port
+        try:
+            return self.grpc.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except RuntimeError as error:
+            raise ConfigError(f"port: cannot listen on {host}:{port}; is it taken? choose another --port") from error
+
+
+async def create_server(config: ServerConfig, engine: Engine, store: Store | None = None) -> tuple[Server, int]:
+    """A server over a loaded engine and index, not started yet, and its port."""
+    server = Server(config)
+    await server.serve(engine, store)
+    return server, server.port
+
+
+async def run(config: ServerConfig, load: Callable[[], Loaded]) -> None:
+    """Listens, loads, serves until SIGTERM or SIGINT, and stops gracefully."""
+    told_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
+    server = Server(config)
+    await server.start()
+    logger.info("listening on %s:%d, loading", config.host, server.port)
+    loading, stopping = asyncio.create_task(server.load(load)), asyncio.create_task(told_to_stop.wait())
+    try:
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            log_start(config.host, server.port, loading.result())
+        await stopping
+        logger.info("stopping: calls in flight have %g s", config.grace_s)
+    finally:
+        stopping.cancel()
+        await server.stop()
+    logger.info("stopped")
+
+
+def log_start(host: str, port: int, handlers: Handlers) -> None:
+    """One line that says what is served and where."""
+    engine, store = handlers.engine, handlers.store
+    logger.info(
+        "serving address=%s:%d engine=%r space=%s width=%d index=%s",
+        *(host, port, engine.name, engine.space, engine.vector_width),
+        "none" if store is None else f"{len(store)} products",
+    )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    defaults, limits = ServerConfig(), Limits()
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.server", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, metavar="M", help="model folder, or hub repository as owner/name")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="index folder (python -m index.build makes one)")
+    parser.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=defaults.port, help="0 takes a free one (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of one encoding on the CPU (all cores)")
+    parser.add_argument("--max-inputs", type=int, default=limits.max_inputs, help="inputs of a call (%(default)s)")
+    parser.add_argument("--max-k", type=int, default=limits.max_k, help="hits of a query (%(default)s)")
+    parser.add_argument(
+        "--max-message-mib", type=int, default=limits.max_message_bytes // MIB, help="size of a request (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-waiting", type=int, default=defaults.max_waiting, help="calls that may wait (%(default)s)"
+    )
+    parser.add_argument(
+        "--grace-s", type=float, default=defaults.grace_s, help="for calls in flight at the end (%(default)s)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the server until it is told to stop; 0 after a graceful stop, 2 where it cannot serve."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def load() -> Loaded:
+        store = None if args.index is None else Store.open(args.index)
+        return load_engine(args.model, args.device, args.threads), store
+
+    try:
+        limits = Limits(max_inputs=args.max_inputs, max_k=args.max_k, max_message_bytes=args.max_message_mib * MIB)
+        config = ServerConfig(
+            host=args.host, port=args.port, limits=limits, max_waiting=args.max_waiting, grace_s=args.grace_s
+        )
+        asyncio.run(run(config, load))
+    except ItemError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

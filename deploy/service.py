@@ -1,0 +1,80 @@
+# ruff: noqa: N802  (the names are the contract's)
+"""The handlers as a gRPC service: each call in its turn in the model's thread, streams window by window."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, TypeVar
+
+import grpc
+
+from deploy.errors import Deadline, NotServingError
+from deploy.handlers import Handlers
+from deploy.streams import windows
+from deploy.worker import ModelWorker
+from item.v1 import item_pb2, item_pb2_grpc
+
+WINDOW = 32  # requests of a stream that are encoded together
+LOADING_RETRY_S = 1.0
+
+
+class TimedResponse(Protocol):
+    """A response that says where the time went."""
+
+    @property
+    def times(self) -> item_pb2.StageTimes: ...
+
+
+Request = TypeVar("Request")
+Response = TypeVar("Response", bound=TimedResponse)
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ItemService(item_pb2_grpc.ItemServiceServicer):
+    """Answers UNAVAILABLE until `handlers` is set, UNIMPLEMENTED to the rpcs that have no method here."""
+
+    def __init__(self, worker: ModelWorker) -> None:
+        self.worker = worker
+        self.handlers: Handlers | None = None
+
+    async def Embed(self, request: item_pb2.EmbedRequest, context: Context) -> item_pb2.EmbedResponse:
+        return await self._in_turn(self._loaded().embed, request, context)
+
+    async def EmbedStream(
+        self, request_iterator: AsyncIterator[item_pb2.EmbedStreamRequest], context: Context
+    ) -> AsyncIterator[item_pb2.EmbedStreamResponse]:
+        handlers, identity, deadline = self._loaded(), context.peer(), Deadline.after(context.time_remaining())
+        admitted = False
+        limit = handlers.limits.max_message_bytes
+        async for window in windows(request_iterator, max_requests=WINDOW, max_bytes=limit):
+            encode = (lambda requests: lambda: handlers.embed_window(requests, identity, deadline))(window)
+            for response in (await self.worker.run(encode, deadline, admitted=admitted)).result:
+                yield response
+            admitted = True
+
+    async def Search(self, request: item_pb2.SearchRequest, context: Context) -> item_pb2.SearchResponse:
+        return await self._in_turn(self._loaded().search, request, context)
+
+    async def PredictCategory(
+        self, request: item_pb2.PredictCategoryRequest, context: Context
+    ) -> item_pb2.PredictCategoryResponse:
+        return await self._in_turn(self._loaded().predict_category, request, context)
+
+    async def GetProduct(self, request: item_pb2.GetProductRequest, context: Context) -> item_pb2.GetProductResponse:
+        return self._loaded().get_product(request, context.peer(), Deadline.after(context.time_remaining()))
+
+    async def GetInfo(self, request: item_pb2.GetInfoRequest, context: Context) -> item_pb2.GetInfoResponse:
+        return self._loaded().get_info(request, context.peer(), Deadline.after(context.time_remaining()))
+
+    async def _in_turn(
+        self, handler: Callable[[Request, str, Deadline], Response], request: Request, context: Context
+    ) -> Response:
+        identity, deadline = context.peer(), Deadline.after(context.time_remaining())
+        done = await self.worker.run(lambda: handler(request, identity, deadline), deadline)
+        done.result.times.queue_s = done.queue_s
+        return done.result
+
+    def _loaded(self) -> Handlers:
+        if self.handlers is None:
+            raise NotServingError("the server is loading its model; come again later", LOADING_RETRY_S)
+        return self.handlers
