@@ -1,0 +1,207 @@
+"""The command `item`: vectors, search and categories from a running server.
+
+    item info
+    item search --text "red canvas shoe" --k 5
+    item search --image shoe.jpg --text "in blue"
+    item search --product-id 8123 --json
+    item predict --text "red canvas shoe" --under Clothing/Shoes
+    item embed --text "red canvas shoe" --output vector.npy
+
+The server is localhost:50051 unless --server says otherwise. Prints tables, or JSON with --json. Exit status: 0, or 2
+where the request cannot be answered; the reason is one line on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from item.client import Client
+from item.errors import ConfigError, ItemError
+from item.results import EmbedResult, Info, Input, Prediction, SearchResult, StageTimes
+from item.tables import format_table
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="item", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    every = argparse.ArgumentParser(add_help=False)
+    every.add_argument("--server", default="localhost:50051", metavar="HOST:PORT", help="(%(default)s)")
+    every.add_argument("--timeout-s", type=float, default=30.0, metavar="S", help="seconds to wait (%(default)s)")
+    every.add_argument("--json", action="store_true", help="print JSON")
+    content = argparse.ArgumentParser(add_help=False)
+    content.add_argument("--text", default="", help="words")
+    content.add_argument("--image", type=Path, metavar="FILE", help="a picture")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    embed = commands.add_parser("embed", parents=[content, every], help="the vector of words and/or a picture")
+    embed.add_argument("--dimensions", type=int, metavar="D", help="keep that many dimensions (all)")
+    embed.add_argument("--output", type=Path, metavar="FILE.npy", help="write the vector, (1, D) float32")
+    embed.set_defaults(run=run_embed)
+
+    search = commands.add_parser("search", parents=[content, every], help="the closest products")
+    search.add_argument("--product-id", default="", metavar="ID", help="products like this one")
+    search.add_argument("--k", type=int, default=10, help="number of hits (%(default)s)")
+    search.add_argument("--leave-out", action="append", default=[], metavar="ID", help="never a hit; may be repeated")
+    search.set_defaults(run=run_search)
+
+    predict = commands.add_parser("predict", parents=[content, every], help="the most probable categories")
+    predict.add_argument("--top-k", type=int, default=5, help="number of categories (%(default)s)")
+    predict.add_argument("--under", default="", metavar="A/B", help="only categories under this one")
+    predict.set_defaults(run=run_predict)
+
+    info = commands.add_parser("info", parents=[every], help="what the server serves")
+    info.set_defaults(run=run_info)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command."""
+    args = build_parser().parse_args(argv)
+    try:
+        with Client(args.server, timeout_s=args.timeout_s) as client:
+            print(args.run(client, args))
+            sys.stdout.flush()
+    except ItemError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def run_embed(client: Client, args: argparse.Namespace) -> str:
+    """`item embed`"""
+    result = client.embed([Input(text=args.text, image=args.image)], dimensions=args.dimensions)
+    if result.errors:
+        raise result.errors[0]
+    if args.output is not None:
+        write_vectors(result, args.output)
+    vector = result.vectors[0]
+    if args.json:
+        shown = None if args.output is not None else vector.tolist()
+        return as_json({"space": result.space, "dimensions": len(vector), "vector": shown, "times": result.times})
+    first = " ".join(f"{value:+.4f}" for value in vector[:8])
+    rows = [["dimensions", str(len(vector))], ["space", result.space], ["first values", f"{first} ..."]]
+    if args.output is not None:
+        rows.append(["written to", str(args.output)])
+    return f"{table(['vector', ''], rows)}\n{time_line(result.times)}"
+
+
+def run_search(client: Client, args: argparse.Namespace) -> str:
+    """`item search`"""
+    (result,) = client.search(
+        text=args.text, image=args.image, product_id=args.product_id, k=args.k, leave_out=args.leave_out
+    )
+    return as_json(result) if args.json else search_table(result)
+
+
+def run_predict(client: Client, args: argparse.Namespace) -> str:
+    """`item predict`"""
+    start = [level for level in args.under.split("/") if level]
+    inputs = [Input(text=args.text, image=args.image)]
+    (prediction,) = client.predict(inputs, top_k=args.top_k, start_category=start)
+    if prediction.error is not None:
+        raise prediction.error
+    return as_json(prediction) if args.json else prediction_table(prediction)
+
+
+def run_info(client: Client, args: argparse.Namespace) -> str:
+    """`item info`"""
+    info = client.info()
+    return as_json(info) if args.json else info_table(info, args.server)
+
+
+def search_table(result: SearchResult) -> str:
+    """Hits with a line about the search below."""
+    rows = [
+        [rank, hit.score, hit.product_id, hit.title, "/".join(hit.category), hit.image]
+        for rank, hit in enumerate(result.hits, start=1)
+    ]
+    header = ["rank", "score", "product_id", "title", "category", "image"]
+    return f"{table(header, rows)}\n{len(rows)} hits, {result.plan} search, {time_line(result.times)}"
+
+
+def prediction_table(prediction: Prediction) -> str:
+    """Categories with the probability of the whole path and of each level."""
+    if prediction.abstained:
+        return f"no prediction: no product close by has a category\n{time_line(prediction.times)}"
+    rows = [
+        [path.probabilities[-1], "/".join(path.category), " ".join(f"{p:.3f}" for p in path.probabilities)]
+        for path in prediction.paths
+    ]
+    return f"{table(['probability', 'category', 'levels'], rows)}\n{prediction.method}, {time_line(prediction.times)}"
+
+
+def info_table(info: Info, address: str) -> str:
+    """What a server serves, a line each."""
+    rows = [
+        ["server", f"{address}, version {info.server_version}"],
+        ["engine", info.engine],
+        ["space", info.space],
+        ["vector width", str(info.vector_width)],
+        ["adapters", ", ".join(info.adapters) or "none"],
+    ]
+    rows += [
+        ["collection", f"{one.name}: {one.num_products:,} products, built {one.created:%Y-%m-%d %H:%M} UTC"]
+        for one in info.collections
+    ] or [["collection", "none: the server only encodes"]]
+    rows += [[name, f"{value:,}"] for name, value in dataclasses.asdict(info.limits).items()]
+    return table(["", ""], rows).lstrip("\n")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table that fits the terminal; whole where the output goes elsewhere."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return format_table(header, rows, width=width)
+
+
+def time_line(times: StageTimes) -> str:
+    """The time spent on the server by stage."""
+    stages = {"queue": times.queue_s, "prepare": times.prepare_s, "encode": times.encode_s, "search": times.search_s}
+    spent = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in stages.items() if seconds)
+    return f"{1000 * sum(stages.values()):.1f} ms ({spent})"
+
+
+def as_json(value: object) -> str:
+    """A result of the client as JSON."""
+    return json.dumps(jsonable(value), ensure_ascii=False, indent=2)
+
+
+def jsonable(value: object) -> Any:
+    """Dataclasses as objects, without errors that are not there."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        named = ((one.name, getattr(value, one.name)) for one in dataclasses.fields(value))
+        return {name: jsonable(one) for name, one in named if not (name == "error" and one is None)}
+    if isinstance(value, dict):
+        return {key: jsonable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(one) for one in value]
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def write_vectors(result: EmbedResult, path: Path) -> None:
+    """Writes a .npy file beside and renames it."""
+    beside = path.with_name(f"{path.name}.tmp")
+    try:
+        with beside.open("wb") as file:
+            np.save(file, result.vectors)
+        beside.replace(path)
+    except OSError as error:
+        raise ConfigError(f"output: {path} cannot be written: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""The client of a running server: vectors, search, categories.
+
+from item import Client
+
+with Client("localhost:50051") as client:
+    (result,) = client.search(text="red canvas shoe", k=5)
+    for hit in result.hits:
+        print(f"{hit.score:.3f}", hit.product_id, hit.title)
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import grpc
+
+from item.errors import ConfigError, ServiceError
+from item.results import (
+    EmbedResult,
+    Info,
+    Input,
+    Part,
+    Prediction,
+    Product,
+    Query,
+    SearchResult,
+    StageTimes,
+    Vectors,
+    error_of,
+    values_of,
+)
+from item.v1 import item_pb2, item_pb2_grpc
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+PUSHBACK = "grpc-retry-pushback-ms"
+CONNECT_ATTEMPTS = 5
+FIRST_BACKOFF_S = 0.1
+CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),  # the server knows its limit
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+]
+
+
+class Client:
+    """A connection to one server, shared safely by threads; a context manager.
+
+    A call that finds the server busy or loading comes again when the server says so, until its time is up; one that
+    finds no server tries a few times, ever more slowly. Inputs are strings (words) or `Input`.
+
+    Args:
+        address: host and port.
+        timeout_s: how long a call may take, repetitions included.
+
+    Raises:
+        ServiceError: (all methods) what the server answered, or that there is none.
+        ConfigError: (all methods) an argument that cannot be sent, for instance a picture that cannot be read.
+    """
+
+    def __init__(self, address: str = "localhost:50051", *, timeout_s: float = 30.0) -> None:
+        if not timeout_s > 0:
+            raise ConfigError(f"timeout_s: {timeout_s} is not above 0")
+        self.address = address
+        self.timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = item_pb2_grpc.ItemServiceStub(self._channel)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection and the calls on it."""
+        self._channel.close()
+
+    def wait_until_ready(self, timeout_s: float | None = None) -> Info:
+        """Waits until the server is up and has loaded its model; what it serves."""
+        return Info.of(self._call(self._stub.GetInfo, item_pb2.GetInfoRequest(), timeout_s, wait=True))
+
+    def info(self) -> Info:
+        """What the server serves: model, space, collections, limits."""
+        return Info.of(self._call(self._stub.GetInfo, item_pb2.GetInfoRequest()))
+
+    def embed(self, inputs: Sequence[str | Input], *, dimensions: int | None = None) -> EmbedResult:
+        """Vectors of up to `Info.limits.max_inputs` inputs; `dimensions` keeps that many, of unit norm again."""
+        request = item_pb2.EmbedRequest(inputs=input_messages(inputs), dimensions=dimensions)
+        return EmbedResult.of(self._call(self._stub.Embed, request))
+
+    def embed_stream(
+        self, inputs: Iterable[str | Input], *, dimensions: int | None = None
+    ) -> Iterator[Vectors | ServiceError]:
+        """For each of any number of inputs, in order, its (D,) vector or why it was refused.
+
+        Inputs are taken from the iterable only as fast as they are encoded and the answers are used. There is no
+        time limit and nothing is repeated: a broken stream raises ServiceError.
+        """
+        requests = (
+            item_pb2.EmbedStreamRequest(input=input_message(one, f"inputs[{position}]"), dimensions=dimensions)
+            for position, one in enumerate(inputs)
+        )
+        failed: list[Exception] = []
+        call = self._stub.EmbedStream(keep_error(requests, failed))
+        try:
+            for response in call:
+                result = response.result
+                yield values_of(result.vector) if result.HasField("vector") else error_of(result.error)
+        except grpc.RpcError as error:
+            if failed:  # not the server's fault: the caller's iterable raised
+                raise failed[0] from None
+            raise self._error(error) from error
+        finally:
+            call.cancel()  # type: ignore[no-untyped-call]
+
+    def search(
+        self,
+        queries: Sequence[str | Part | Query] = (),
+        *,
+        text: str = "",
+        image: bytes | str | Path | None = None,
+        product_id: str = "",
+        vector: Vectors | None = None,
+        space: str = "",
+        k: int = 10,
+        leave_out: Collection[str] = (),
+    ) -> list[SearchResult]:
+        """The `k` products closest to each query, one result for each.
+
+        One query is given by keyword: words and/or a picture, or a stored product, or a (D,) vector with its space.
+        If it is refused, that is raised. Several are given as `queries`, each with its own `leave_out`; a refused
+        one has its `error` set.
+        """
+        if queries and (text or image is not None or product_id or vector is not None or leave_out):
+            raise ConfigError("queries: give queries, or one query by keyword, not both")
+        one = Part(text=text, image=image, product_id=product_id, vector=vector, space=space)
+        asked = as_queries(queries) if queries else [Query(parts=[one], leave_out=leave_out)]
+        messages = [query.query_message(f"queries[{row}]") for row, query in enumerate(asked)]
+        response = self._call(self._stub.Search, item_pb2.SearchRequest(queries=messages, k=k))
+        times = StageTimes.of(response.times)
+        results = [SearchResult.of(result, times) for result in response.results]
+        if not queries and results[0].error is not None:
+            raise results[0].error
+        return results
+
+    def predict(
+        self, inputs: Sequence[str | Input], *, top_k: int = 5, start_category: Sequence[str] = ()
+    ) -> list[Prediction]:
+        """The `top_k` most probable category paths of each input, among those under `start_category`."""
+        request = item_pb2.PredictCategoryRequest(
+            inputs=input_messages(inputs), top_k=top_k, start_category=start_category
+        )
+        response = self._call(self._stub.PredictCategory, request)
+        times = StageTimes.of(response.times)
+        return [Prediction.of(prediction, times) for prediction in response.predictions]
+
+    def product(self, product_id: str) -> Product:
+        """A stored product."""
+        request = item_pb2.GetProductRequest(product_id=product_id)
+        return Product.of(self._call(self._stub.GetProduct, request).product)
+
+    def _call(
+        self,
+        rpc: grpc.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        timeout_s: float | None = None,
+        wait: bool = False,
+    ) -> Response:
+        """Calls and, where that may help, calls again, all within the time limit."""
+        deadline = time.monotonic() + (timeout_s or self.timeout_s)
+        for attempt in itertools.count():
+            try:
+                return rpc(request, timeout=max(deadline - time.monotonic(), 0.001), wait_for_ready=wait)
+            except grpc.RpcError as error:
+                delay_s = retry_delay_s(error, attempt)
+                if delay_s is None or time.monotonic() + delay_s >= deadline:
+                    raise self._error(error) from error
+            time.sleep(delay_s)
+        raise AssertionError("the loop ends by returning or raising")
+
+    def _error(self, error: grpc.RpcError) -> ServiceError:
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.UNAVAILABLE and pushback_s(error) is None:
+            start = "python -m deploy.server --model M --index DIR"
+            details = f"no server at {self.address}; start one with {start} ({details})"
+        elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            details = f"no answer from {self.address} in time; allow more with timeout_s ({details})"
+        return ServiceError(code.name, details)
+
+
+def pushback_s(error: grpc.RpcError) -> float | None:
+    """After how many seconds the server wants to be called again, if it says so."""
+    trailing = {one.key: one.value for one in error.trailing_metadata() or ()}
+    return int(trailing[PUSHBACK]) / 1000 if PUSHBACK in trailing else None
+
+
+def retry_delay_s(error: grpc.RpcError, attempt: int) -> float | None:
+    """Seconds until the call comes again: as the server says, or ever longer while there is none; None: never."""
+    delay_s = pushback_s(error)
+    if delay_s is None and error.code() is grpc.StatusCode.UNAVAILABLE and attempt + 1 < CONNECT_ATTEMPTS:
+        delay_s = FIRST_BACKOFF_S * 2**attempt
+    # A little later than asked, each caller differently, so that callers do not come back all at once.
+    return None if delay_s is None else delay_s * random.uniform(1, 1.25)
+
+
+def input_messages(inputs: Sequence[str | Input]) -> list[item_pb2.Input]:
+    """Inputs as messages. Raises ConfigError for a bare string in place of a list."""
+    if isinstance(inputs, str):
+        raise ConfigError(f"inputs: {inputs!r} is one string; give a list: [{inputs!r}]")
+    return [input_message(one, f"inputs[{position}]") for position, one in enumerate(inputs)]
+
+
+def input_message(one: str | Input, field: str) -> item_pb2.Input:
+    """Words or an `Input` as a message."""
+    return (Input(text=one) if isinstance(one, str) else one).message(field)
+
+
+def as_queries(queries: Sequence[str | Part | Query]) -> list[Query]:
+    """Words and single parts as queries."""
+    if isinstance(queries, str):
+        raise ConfigError(f"queries: {queries!r} is one string; give a list, or text=")
+    parts = [Part(text=one) if isinstance(one, str) else one for one in queries]
+    return [one if isinstance(one, Query) else Query(parts=[one]) for one in parts]
+
+
+def keep_error(requests: Iterator[Request], failed: list[Exception]) -> Iterator[Request]:
+    """Passes requests on; what making them raises is kept, for gRPC would only say that it failed."""
+    try:
+        yield from requests
+    except Exception as error:
+        failed.append(error)
+        raise

@@ -1,0 +1,311 @@
+"""What the client takes and gives back: plain dataclasses around the messages of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from item.catalog.listing import AttributeValue
+from item.errors import ConfigError, ServiceError
+from item.v1 import item_pb2
+
+Vectors = npt.NDArray[np.float32]
+CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """What is encoded: words, a picture, or both. `text` is a query or a title; `image` a file or its bytes."""
+
+    text: str = ""
+    description: str = ""
+    image: bytes | str | Path | None = None
+
+    def message(self, field: str) -> item_pb2.Input:
+        """As a message. Raises ConfigError, naming the field, for text or a picture that cannot be read."""
+        try:
+            return item_pb2.Input(text=self.text, description=self.description, image=read_image(self.image))
+        except OSError as error:
+            raise ConfigError(f"{field}.image: {self.image!s} cannot be read: {error.strerror}") from error
+        except (TypeError, ValueError) as error:  # no str, or one that UTF-8 cannot hold
+            raise ConfigError(f"{field}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part(Input):
+    """One point of the space that a query is made of: an input, a stored product, or a vector with its space.
+
+    `vector` is (D,); `weight` counts where a query has several parts.
+    """
+
+    product_id: str = ""
+    vector: Vectors | None = None
+    space: str = ""
+    weight: float = 1.0
+
+    def part_message(self, field: str) -> item_pb2.QueryPart:
+        """As a message. Raises ConfigError, naming the field, unless exactly one source is given."""
+        has_input = bool(self.text or self.description or self.image is not None)
+        if has_input + bool(self.product_id) + (self.vector is not None) != 1:
+            raise ConfigError(f"{field}: give words and/or a picture, or product_id, or vector; parts can be combined")
+        if has_input:
+            return item_pb2.QueryPart(input=self.message(f"{field}.input"), weight=self.weight)
+        if self.vector is None:
+            return item_pb2.QueryPart(product_id=self.product_id, weight=self.weight)
+        if not self.space:
+            raise ConfigError(f"{field}.space: a vector comes with its space, for instance EmbedResult.space")
+        values = np.asarray(self.vector, "<f4").tobytes()
+        return item_pb2.QueryPart(vector=item_pb2.Vector(values=values, space=self.space), weight=self.weight)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What to look for: the weighted sum of its parts; `leave_out` are ids that are never hits."""
+
+    parts: Sequence[Part]
+    leave_out: Collection[str] = ()
+
+    def query_message(self, field: str) -> item_pb2.Query:
+        """As a message. Raises ConfigError as its parts do."""
+        parts = [part.part_message(f"{field}.parts[{number}]") for number, part in enumerate(self.parts)]
+        return item_pb2.Query(parts=parts, leave_out_ids=self.leave_out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """Seconds that a call spent on the server in each stage."""
+
+    queue_s: float
+    prepare_s: float
+    encode_s: float
+    search_s: float
+
+    @classmethod
+    def of(cls, message: item_pb2.StageTimes) -> StageTimes:
+        return cls(
+            queue_s=message.queue_s,
+            prepare_s=message.prepare_s,
+            encode_s=message.encode_s,
+            search_s=message.search_s,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedResult:
+    """Vectors of N inputs in their order: (N, D) float32 of unit norm; NaN where an input was refused.
+
+    `errors` says by position why. `space` is empty, and D is 0, where every input was refused.
+    """
+
+    vectors: Vectors
+    errors: dict[int, ServiceError]
+    space: str
+    times: StageTimes
+
+    @classmethod
+    def of(cls, message: item_pb2.EmbedResponse) -> EmbedResult:
+        given = {row: result.vector for row, result in enumerate(message.results) if result.HasField("vector")}
+        first = next(iter(given.values()), item_pb2.Vector())
+        vectors = np.full((len(message.results), len(first.values) // 4), np.nan, dtype=np.float32)
+        for row, vector in given.items():
+            vectors[row] = values_of(vector)
+        errors = {row: error_of(one.error) for row, one in enumerate(message.results) if one.HasField("error")}
+        return cls(vectors=vectors, errors=errors, space=first.space, times=StageTimes.of(message.times))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """A stored product; `image` is the catalogue's reference to its main picture, empty without one."""
+
+    product_id: str
+    title: str
+    category: tuple[str, ...]
+    group_id: str | None
+    attributes: dict[str, AttributeValue]
+    image: str
+
+    @classmethod
+    def of(cls, message: item_pb2.Product) -> Product:
+        return cls(**product_fields(message))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit(Product):
+    """A product found, and the cosine between it and the query, within [-1, 1]."""
+
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """The hits of one query, the best first; `error` says why there are none.
+
+    `plan` is how the products were searched, for instance ``"exact"``; `times` are those of the whole call.
+    """
+
+    hits: list[Hit]
+    error: ServiceError | None
+    plan: str
+    space: str
+    times: StageTimes
+
+    @classmethod
+    def of(cls, message: item_pb2.SearchResult, times: StageTimes) -> SearchResult:
+        return cls(
+            hits=[Hit(**product_fields(hit.product), score=hit.score) for hit in message.hits],
+            error=error_of(message.error) if message.HasField("error") else None,
+            plan=enum_name(item_pb2.SearchPlan.Name(message.plan), "SEARCH_PLAN_"),
+            space=message.space,
+            times=times,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryPath:
+    """A category path and the probability of each of its levels, within [0, 1]."""
+
+    category: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The most probable categories of one input, the best first; `error` says why there are none.
+
+    `method` is how the probabilities came about, for instance ``"neighbour_vote"``, which is not calibrated.
+    """
+
+    paths: list[CategoryPath]
+    abstained: bool
+    method: str
+    adapter: str
+    error: ServiceError | None
+    times: StageTimes
+
+    @classmethod
+    def of(cls, message: item_pb2.CategoryPrediction, times: StageTimes) -> Prediction:
+        return cls(
+            paths=[
+                CategoryPath(
+                    category=tuple(level.name for level in path.levels),
+                    probabilities=tuple(level.probability for level in path.levels),
+                )
+                for path in message.paths
+            ],
+            abstained=message.abstained,
+            method=enum_name(item_pb2.PredictionMethod.Name(message.method), "PREDICTION_METHOD_"),
+            adapter=message.adapter,
+            error=error_of(message.error) if message.HasField("error") else None,
+            times=times,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionInfo:
+    """A collection that can be searched; `created` says when what is searched was built."""
+
+    name: str
+    num_products: int
+    space: str
+    vector_width: int
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one call may ask for."""
+
+    max_inputs: int
+    max_k: int
+    max_message_bytes: int
+    max_image_bytes: int
+    max_image_pixels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """What a server serves. `variant` is empty for the model in full precision."""
+
+    server_version: str
+    engine: str
+    variant: str
+    space: str
+    vector_width: int
+    adapters: list[str]
+    collections: list[CollectionInfo]
+    limits: Limits
+
+    @classmethod
+    def of(cls, message: item_pb2.GetInfoResponse) -> Info:
+        return cls(
+            server_version=message.server_version,
+            engine=message.model.engine,
+            variant=message.model.variant,
+            space=message.model.space,
+            vector_width=message.model.vector_width,
+            adapters=[adapter.name for adapter in message.adapters],
+            collections=[
+                CollectionInfo(
+                    name=one.name,
+                    num_products=one.num_products,
+                    space=one.space,
+                    vector_width=one.vector_width,
+                    created=one.create_time.ToDatetime(UTC),
+                )
+                for one in message.collections
+            ],
+            limits=Limits(**{one.name: getattr(message.limits, one.name) for one in fields(Limits)}),
+        )
+
+
+def values_of(vector: item_pb2.Vector) -> Vectors:
+    """(D,) float32 out of a message."""
+    return np.frombuffer(vector.values, "<f4").astype(np.float32)
+
+
+def error_of(message: item_pb2.Error) -> ServiceError:
+    """Why one item of a call was refused."""
+    details = f"{message.field}: {message.message}" if message.field else message.message
+    return ServiceError(CODE_NAMES.get(message.code, str(message.code)), details)
+
+
+def product_fields(message: item_pb2.Product) -> dict[str, Any]:
+    """The fields of `Product` out of a message."""
+    return {
+        "product_id": message.product_id,
+        "title": message.title,
+        "category": tuple(message.category),
+        "group_id": message.group_id if message.HasField("group_id") else None,
+        "attributes": {name: attribute_of(value) for name, value in message.attributes.items()},
+        "image": message.images[0].reference if message.images else "",
+    }
+
+
+def attribute_of(message: item_pb2.AttributeValue) -> AttributeValue:
+    """An attribute's value by its kind."""
+    match message.WhichOneof("kind"):
+        case "string_list":
+            return list(message.string_list.values)
+        case "number_value":
+            return message.number_value
+        case "bool_value":
+            return message.bool_value
+        case _:
+            return message.string_value
+
+
+def enum_name(name: str, prefix: str) -> str:
+    """`SEARCH_PLAN_EXACT` without its prefix, in lower case."""
+    return name.removeprefix(prefix).lower()
+
+
+def read_image(image: bytes | str | Path | None) -> bytes | None:
+    """The encoded picture."""
+    return Path(image).read_bytes() if isinstance(image, str | Path) else image
