@@ -157,19 +157,18 @@ def _picture(column: str, value: object, folder: Path) -> Picture | None:
     return Picture(path=folder / path, reference=path)
 
 
-def _category(value: object) -> tuple[str, ...]:
+def _category(cell: object) -> tuple[str, ...]:
     """The levels of a list, or of a string with '/' between them; a slash at either end of a string says nothing."""
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        listed = _json_list(value)
-        value = value.removeprefix("/").removesuffix("/").split("/") if listed is None else listed
-    if not isinstance(value, list | tuple):
-        raise ListingError("category", f"{_shown(value)} is of type {type(value).__name__}; give levels, Home/Mugs")
-    levels = tuple(_text("category", level).strip() for level in value)
-    if "" in levels:
-        raise ListingError("category", f"{_shown(value)} has a blank level; fill it or leave it out")
-    return levels
+    levels = [] if cell is None else cell
+    if isinstance(cell, str):
+        listed = _json_list(cell)
+        levels = cell.removeprefix("/").removesuffix("/").split("/") if listed is None else listed
+    if not isinstance(levels, list | tuple):
+        raise ListingError("category", f"{_shown(cell)} is of type {type(cell).__name__}; give levels, Home/Mugs")
+    names = tuple(_text("category", level).strip() for level in levels)
+    if "" in names:
+        raise ListingError("category", f"{_shown(cell)} has a blank level; fill it or leave it out")
+    return names
 
 
 def _attributes(cells: Mapping[str, object]) -> dict[str, AttributeValue]:

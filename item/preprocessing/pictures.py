@@ -92,8 +92,10 @@ def to_square(image: Image.Image, config: PreprocessorConfig) -> npt.NDArray[np.
 
 
 def _name(picture: Picture) -> str:
-    name = picture.reference or str(picture.path or "the picture")
-    return name if len(name) <= 200 else f"...{name[-200:]}"
+    name = picture.reference or str(picture.path or "")
+    if not name:
+        return "the picture"
+    return repr(name if len(name) <= 200 else f"...{name[-200:]}")
 
 
 def _cause(error: Exception) -> str:
