@@ -78,8 +78,11 @@ def iterate_rows(path: str | Path) -> Iterator[tuple[int, Listing | Refused]]:
     path = find_catalog(path)
     first_line: dict[str, int] = {}
     line = None
-    for line, row in READERS[path.suffix.lower()](path):
-        yield line, _checked(line, row, path.parent, first_line)
+    try:
+        for line, row in READERS[path.suffix.lower()](path):
+            yield line, _checked(line, row, path.parent, first_line)
+    except OSError as error:
+        raise CatalogError(f"{path}: cannot be read: {error.strerror}") from error
     if line is None:
         raise CatalogError(f"{path}: has no rows")
 
@@ -111,21 +114,25 @@ def write_refused(refused: Iterable[Refused], path: str | Path) -> None:
 
 def _checked(line: int, row: Row | ListingError, folder: Path, first_line: dict[str, int]) -> Listing | Refused:
     if isinstance(row, ListingError):
-        return Refused(line=line, product_id="", field=row.field, reason=row.reason)
+        return _refused(line, "", row)
     try:
         listing = parse_listing(row, folder=folder)
     except ListingError as error:
-        return Refused(line=line, product_id=_readable_id(row), field=error.field, reason=error.reason)
+        given = row.get("product_id")
+        return _refused(line, "" if given is None else str(given).strip(), error)
     first = first_line.setdefault(listing.product_id, line)
     if first != line:
         reason = f"{listing.product_id!r} is already on line {first}; give each listing its own"
-        return Refused(line=line, product_id=listing.product_id, field="product_id", reason=reason)
+        return _refused(line, listing.product_id, ListingError("product_id", reason))
     return listing
 
 
-def _readable_id(row: Row) -> str:
-    value = row.get("product_id")
-    return "" if value is None else str(value).strip().encode(errors="backslashreplace").decode()
+def _refused(line: int, product_id: str, error: ListingError) -> Refused:
+    """With texts that can be written: what is no UTF-8 in them as escapes."""
+    product_id, field, reason = (
+        text.encode(errors="backslashreplace").decode() for text in (product_id, error.field, error.reason)
+    )
+    return Refused(line=line, product_id=product_id, field=field, reason=reason)
 
 
 def _contents(folder: Path) -> str:

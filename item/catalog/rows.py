@@ -29,6 +29,7 @@ _EXACT_IN_FLOAT = 2**53
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxother = 60
+_shortened.maxlist = 12
 
 
 def parse_listing(row: Mapping[str, object], *, folder: Path) -> Listing:
@@ -57,7 +58,7 @@ def parse_listing(row: Mapping[str, object], *, folder: Path) -> Listing:
     )
     if not (listing.title or listing.description or listing.images):
         raise ListingError(
-            "title", f"no title, description or image, and one is needed; the row's columns: {', '.join(row)}"
+            "title", f"no title, description or image, and one is needed; the row's columns: {_shown(list(row))}"
         )
     return listing
 
@@ -66,7 +67,7 @@ def no_product_id(columns: Iterable[str]) -> str:
     """The reason given for rows without a column product_id, with the column that may have been meant."""
     columns = list(columns)
     near = [name for name in columns if re.sub(r"[^a-z]", "", name.lower()) in _LIKE_PRODUCT_ID]
-    hint = f"rename {near[0]!r}" if near else f"the columns are {', '.join(columns) or 'none'}"
+    hint = f"rename {near[0]!r}" if near else f"the columns are {_shown(columns)}"
     return f"there is no column 'product_id' (names are compared exactly); {hint}"
 
 

@@ -172,7 +172,7 @@ def _to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
     if image.mode == "F":
         raise PictureError("image", "has floating-point pixels, of no known range; save it with 8 or 16 bits")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     image = image.convert("RGBA")
     opaque = Image.new("RGB", image.size, background)
     opaque.paste(image, mask=image)

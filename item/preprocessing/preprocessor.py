@@ -73,10 +73,11 @@ class Preprocessor:
 
     def digest(self) -> str:
         """sha256 (hex) of all that decides the outcome: settings, tokeniser, version of this code."""
+        tokenizer = json.loads(self.tokenizer.to_str())
         parts = {
             "version": VERSION,
             "config": asdict(self.config),
-            "tokenizer": json.loads(self.tokenizer.to_str()),
+            "tokenizer": {part: tokenizer[part] for part in ("normalizer", "pre_tokenizer", "model", "added_tokens")},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -337,6 +337,32 @@ def test_split(tmp_path: Path) -> None:
     assert all(listing.split == name for name, part in parts.items() for listing in part)
 
 
+def test_refused_rows_can_be_written_whatever_they_hold(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    keys = ", ".join(f'"key {i}": 1' for i in range(5000)).encode()
+    path.write_bytes(
+        b'{"product_id": 1, "\xff": "a"}\n{"\xff": 1, "\xff": 2}\n{"\xff": 1}\n{"product_id": 4, "\xff": null}\n'
+        b'{"product_id": 5, ' + keys + b'}\n{"product_id": 6, "title": "b"}\n'
+    )
+    refused = read_catalog(path).refused
+    assert [row.line for row in refused] == [1, 2, 3, 4, 5]
+    assert all(len(row.reason) < 500 for row in refused)
+    write_refused(refused, tmp_path / "refused.jsonl")
+    assert "\\udcff" in (tmp_path / "refused.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for write, suffix in ((write_csv, "csv"), (write_jsonl, "jsonl")):
+        path = write(tmp_path / f"a.{suffix}", [{"product_id": "1", "title": "mug"}])
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", refuse)
+            with pytest.raises(CatalogError, match="cannot be read: Permission denied"):
+                read_catalog(path)
+
+
 def test_refused_rows_are_written(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(

@@ -215,7 +215,7 @@ def test_a_column_that_may_be_the_id_is_named(name: str) -> None:
 
 
 def test_no_column_like_an_id() -> None:
-    with pytest.raises(ListingError, match="the columns are title, width"):
+    with pytest.raises(ListingError, match=r"the columns are \['title', 'width'\]"):
         parse_listing({"title": "mug", "width": "1"}, folder=FOLDER)
 
 
