@@ -49,6 +49,8 @@ def read_picture(picture: Picture, config: PreprocessorConfig) -> bytes:
             raise PictureError("image", f"{_name(picture)}: is not a file; give the path of a picture")
         _check_bytes(status.st_size, picture, config)
         return picture.path.read_bytes()
+    except PictureError:
+        raise
     except FileNotFoundError as error:
         raise PictureError("image", f"{_name(picture)}: no such file; it should be at {picture.path}") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL character

@@ -263,6 +263,7 @@ def refusal(picture: Picture, config: PreprocessorConfig = CONFIG) -> str:
             load_picture(picture, config)
     assert not caught, [str(warning.message) for warning in caught]
     assert error.value.field == "image"
+    assert error.value.reason.count(": ") <= 2  # what and why, each once
     return error.value.reason
 
 
