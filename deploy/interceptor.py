@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
@@ -18,11 +18,15 @@ OURS = "/item.v1."
 PUSHBACK = "grpc-retry-pushback-ms"  # the trailing metadata by which gRPC's retries know when to come again
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
-Handler = grpc.RpcMethodHandler[Any, Any]
-Context = grpc.aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:  # generic in their stubs alone
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Context = grpc.aio.ServicerContext[Any, Any]
+    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
+else:
+    Interceptor = grpc.aio.ServerInterceptor
 
 
-class StatusInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
+class StatusInterceptor(Interceptor):
     """Ends a call whose handler raised with the status of the exception, and logs one line about it."""
 
     async def intercept_service(

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol, TypeVar
-
-import grpc
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from deploy.errors import Deadline, NotServingError
 from deploy.handlers import Handlers
 from deploy.streams import windows
 from deploy.worker import ModelWorker
 from item.v1 import item_pb2, item_pb2_grpc
+
+if TYPE_CHECKING:
+    import grpc
+
+    Context = grpc.aio.ServicerContext[Any, Any]  # generic in its stubs alone
 
 WINDOW = 32  # requests of a stream that are encoded together
 LOADING_RETRY_S = 1.0
@@ -27,7 +30,6 @@ class TimedResponse(Protocol):
 
 Request = TypeVar("Request")
 Response = TypeVar("Response", bound=TimedResponse)
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ItemService(item_pb2_grpc.ItemServiceServicer):
