@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
 import ray.train
 import torch
+from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer, prepare_model
 
@@ -24,6 +26,7 @@ from item.model.objectives import MaskedBatch
 from training.data import PretrainingData
 from training.loop import RunLog, Trainer, run
 from training.pretrain import Run
+from training.ray_logging import quiet_ray
 
 READY_AHEAD = 2  # batches that a worker takes ahead of its step
 
@@ -76,7 +79,7 @@ def train_distributed(made_ready: Run, num_workers: int, device: torch.device) -
     )
     try:
         trainer.fit()
-    except TrainingFailedError as error:
+    except (TrainingFailedError, RayError) as error:
         raise ItemError(f"training: a worker failed: {error}; start again to go on from the last checkpoint") from error
     finally:
         ray.shutdown()
@@ -125,10 +128,13 @@ def start_ray(num_workers: int) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": 3 * num_workers + 1, "include_dashboard": False}
-    ray.init(**here, logging_level=logging.WARNING, ignore_reinit_error=True)
+    own: dict[str, Any] = {"num_cpus": 3 * num_workers + 1, "include_dashboard": False}
+    here = {} if "RAY_ADDRESS" in os.environ else own
+    checkout = str(Path(__file__).resolve().parents[1])  # where the workers find this module
+    workers = {"worker_process_setup_hook": quiet_ray, "env_vars": {"PYTHONPATH": checkout}}
+    ray.init(**here, runtime_env=workers, logging_level=logging.ERROR, ignore_reinit_error=True)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True  # the steps in their order
     context.target_max_block_size = 1  # hand on each batch when it is made
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    quiet_ray()

@@ -67,7 +67,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = share * group.setdefault("full_lr", group["lr"])
         self.module.train()
-        losses = self.losses(masked)
+        losses = self.losses(self.module, masked)
         loss = weighted_sum(losses, self.config.objectives)
         if not math.isfinite(loss.item()):
             parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
@@ -84,17 +84,19 @@ class Trainer:
             "lr": share * options.lr,
         }
 
-    def losses(self, masked: MaskedBatch) -> dict[str, Tensor]:
+    def losses(self, module: nn.Module, masked: MaskedBatch) -> dict[str, Tensor]:
         """The objectives on one batch, in the run's precision."""
         device = self.pretraining.mask_vector.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.run.precision == "bfloat16"):
-            return self.module(masked.to(device))
+            return module(masked.to(device))
 
     @torch.no_grad()
     def validate(self, batches: Iterable[MaskedBatch]) -> float:
-        """The mean weighted loss over batches that nothing is learned from."""
-        self.module.eval()
-        values = [weighted_sum(self.losses(masked), self.config.objectives).item() for masked in batches]
+        """The mean weighted loss over batches that nothing is learned from; on one worker, so never the wrapper."""
+        self.pretraining.eval()
+        values = [
+            weighted_sum(self.losses(self.pretraining, masked), self.config.objectives).item() for masked in batches
+        ]
         return float(np.mean(values))
 
     def save(self, folder: Path) -> None:

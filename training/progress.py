@@ -35,7 +35,7 @@ class Progress:
         rate = (self.count - self.initial) / max(elapsed, 1e-9)
         left = (self.total - self.count) / max(rate, 1e-9)
         line = f"{self.name}: {self.count}/{self.total} {self.unit}, {rate:.3g}/s, {left:.0f} s left"
-        print(f"{line}, {note}" if note else line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}, {note}\n" if note else f"{line}\n")  # one write: print() of two parts interleaves
 
     def close(self) -> None:
         """Ends the bar."""
