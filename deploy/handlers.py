@@ -6,7 +6,7 @@ A server calls them one at a time in its worker and turns the errors of `deploy.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +97,7 @@ class Handlers:
         encoding = query_vectors(request.queries, store, lambda *inputs: encode_inputs(self.engine, *inputs))
         deadline.check()
         start = time.perf_counter()
-        results = self._search_all(store, request.queries, encoding.outcomes, k)
+        results = list(self._search_all(store, request.queries, encoding.outcomes, k, deadline))
         return item_pb2.SearchResponse(results=results, times=encoding.times(time.perf_counter() - start))
 
     def predict_category(
@@ -153,18 +153,18 @@ class Handlers:
         return encode_inputs(self.engine, inputs, [f"inputs[{position}]" for position in range(len(inputs))])
 
     def _search_all(
-        self, store: Store, queries: Sequence[item_pb2.Query], outcomes: Sequence[Outcome], k: int
-    ) -> list[item_pb2.SearchResult]:
+        self, store: Store, queries: Sequence[item_pb2.Query], outcomes: Sequence[Outcome], k: int, deadline: Deadline
+    ) -> Iterator[item_pb2.SearchResult]:
         vectors = {row: outcome for row, outcome in enumerate(outcomes) if not isinstance(outcome, RequestError)}
         leave_out = [left_out(queries[row]) for row in vectors]
         found = store.search(np.stack(list(vectors.values())), k, leave_out) if vectors else []
         hits = dict(zip(vectors, found, strict=True))
-        return [
-            item_pb2.SearchResult(error=error_message(outcome))
-            if isinstance(outcome, RequestError)
-            else search_result(hits[row], store)
-            for row, outcome in enumerate(outcomes)
-        ]
+        for row, outcome in enumerate(outcomes):
+            deadline.check()
+            if isinstance(outcome, RequestError):
+                yield item_pb2.SearchResult(error=error_message(outcome))
+            else:
+                yield search_result(hits[row], store)
 
     def _embed_result(self, outcome: Outcome, dimensions: int) -> item_pb2.EmbedResult:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ GENERATE = ROOT / "proto" / "generate.sh"
 def generators() -> None:
     """The generators' environment; made when it is not there, which needs a package index."""
     if not (ROOT / ".venv-proto" / "tools").is_file():
-        made = subprocess.run(["bash", GENERATE, "--check"], env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"})
+        made = subprocess.run(["bash", GENERATE, "--check"], env={**os.environ, "PYTHON": sys.executable})
         if not (ROOT / ".venv-proto" / "tools").is_file():
             pytest.skip(f"the generators cannot be installed here (exit status {made.returncode})")
 

@@ -28,15 +28,15 @@ from item.catalog.listing import Listing
 from item.engine.interface import Engine
 from item.errors import ConfigError, SpaceError
 from item.v1 import item_pb2
-from tests.serving import png, shop, write_index
+from tests.deploy.serving import png, shop, write_index
 
 WIDTH = 32
 FOREVER = Deadline()
 
 
 @pytest.fixture(scope="module")
-def handlers(tiny_engine: Engine, tiny_store: Store) -> Handlers:
-    return Handlers(tiny_engine, tiny_store, Limits(max_inputs=40, max_k=50))
+def handlers(served_engine: Engine, served_store: Store) -> Handlers:
+    return Handlers(served_engine, served_store, Limits(max_inputs=40, max_k=50))
 
 
 def values(vector: item_pb2.Vector) -> np.ndarray:
@@ -64,7 +64,7 @@ def ids(result: item_pb2.SearchResult) -> list[str]:
 
 
 class TestEmbed:
-    def test_vectors_are_the_engines(self, handlers: Handlers, tiny_engine: Engine) -> None:
+    def test_vectors_are_the_engines(self, handlers: Handlers, served_engine: Engine) -> None:
         listing = shop()[0]
         image = listing.images[0].data
         response = embed(
@@ -74,11 +74,11 @@ class TestEmbed:
             item_pb2.Input(image=image),
         )
         alone = [listing, Listing(title=listing.title), Listing(images=listing.images)]
-        expected = np.concatenate([tiny_engine.encode([one]).vectors for one in alone])
+        expected = np.concatenate([served_engine.encode([one]).vectors for one in alone])
         given_back = np.stack([values(result.vector) for result in response.results])
         np.testing.assert_allclose(given_back, expected, atol=1e-5)
         assert np.abs(expected[1] - expected[2]).max() > 0.01
-        assert {result.vector.space for result in response.results} == {tiny_engine.space}
+        assert {result.vector.space for result in response.results} == {served_engine.space}
         assert response.times.prepare_s > 0
         assert response.times.encode_s > 0
 
@@ -159,7 +159,7 @@ class TestSearch:
             assert result.hits[0].score == pytest.approx(1, abs=1e-5)
             assert result.plan == item_pb2.SEARCH_PLAN_EXACT
 
-    def test_a_hit_tells_all_that_is_stored(self, handlers: Handlers, tiny_engine: Engine) -> None:
+    def test_a_hit_tells_all_that_is_stored(self, handlers: Handlers, served_engine: Engine) -> None:
         (result,) = search(handlers, part(product_id="green-mug"), k=50)
         (hit,) = [hit for hit in result.hits if hit.product.product_id == "red-mug"]
         product = hit.product
@@ -170,11 +170,13 @@ class TestSearch:
         assert product.attributes["colour"].string_value == "red"
         assert list(product.attributes["sizes"].string_list.values) == ["S", "M"]
         assert not next(hit for hit in result.hits if hit.product.product_id == "red-shoe").product.HasField("group_id")
-        assert result.space == tiny_engine.space
+        assert result.space == served_engine.space
 
-    def test_hits_are_those_of_brute_force(self, handlers: Handlers, tiny_store: Store, tiny_engine: Engine) -> None:
-        query = tiny_engine.encode([Listing(title="blue chair")]).vectors[0].astype(np.float64)
-        stored = {listing.product_id: tiny_store.vector(listing.product_id) for listing in shop()}
+    def test_hits_are_those_of_brute_force(
+        self, handlers: Handlers, served_store: Store, served_engine: Engine
+    ) -> None:
+        query = served_engine.encode([Listing(title="blue chair")]).vectors[0].astype(np.float64)
+        stored = {listing.product_id: served_store.vector(listing.product_id) for listing in shop()}
         scores = {name: float(query @ row) for name, row in stored.items() if row is not None}
         (result,) = search(handlers, part(input=item_pb2.Input(text="blue chair")), k=30)
         assert len(set(scores.values())) > 20
@@ -195,7 +197,7 @@ class TestSearch:
         (result,) = search(handlers, query, k=3)
         assert ids(result) == ids(plain)[2:]
 
-    def test_a_vector_finds_what_its_input_finds(self, handlers: Handlers, tiny_engine: Engine) -> None:
+    def test_a_vector_finds_what_its_input_finds(self, handlers: Handlers, served_engine: Engine) -> None:
         source = item_pb2.Input(text="white lamp", image=png("#eee"))
         found = embed(handlers, source).results[0].vector
         by_input, by_vector, by_longer = search(
@@ -203,21 +205,21 @@ class TestSearch:
         )
         assert ids(by_input) == ids(by_vector) == ids(by_longer)
 
-    def test_parts_add_up_by_weight(self, handlers: Handlers, tiny_store: Store, tiny_engine: Engine) -> None:
+    def test_parts_add_up_by_weight(self, handlers: Handlers, served_store: Store, served_engine: Engine) -> None:
         text = item_pb2.QueryPart(input=item_pb2.Input(text="yellow shirt"), weight=2)
         stored = item_pb2.QueryPart(product_id="black-chair")  # weight 1
         (combined,) = search(handlers, item_pb2.Query(parts=[text, stored]), k=29)
-        words = tiny_engine.encode([Listing(title="yellow shirt")]).vectors[0]
-        chair = tiny_store.vector("black-chair")
+        words = served_engine.encode([Listing(title="yellow shirt")]).vectors[0]
+        chair = served_store.vector("black-chair")
         assert chair is not None
-        (expected,) = search(handlers, part(vector=vector(tiny_engine.space, 2 * words + chair)), k=30)
+        (expected,) = search(handlers, part(vector=vector(served_engine.space, 2 * words + chair)), k=30)
         assert "black-chair" not in ids(combined)
         assert ids(combined) == [name for name in ids(expected) if name != "black-chair"]
-        (unweighted,) = search(handlers, part(vector=vector(tiny_engine.space, words + 9 * chair)), k=30)
+        (unweighted,) = search(handlers, part(vector=vector(served_engine.space, words + 9 * chair)), k=30)
         assert ids(expected) != ids(unweighted)
 
-    def test_bad_queries_leave_their_neighbours_alone(self, handlers: Handlers, tiny_engine: Engine) -> None:
-        space, good = tiny_engine.space, np.ones(WIDTH)
+    def test_bad_queries_leave_their_neighbours_alone(self, handlers: Handlers, served_engine: Engine) -> None:
+        space, good = served_engine.space, np.ones(WIDTH)
         several = [item_pb2.QueryPart(product_id="red-mug")]
         opposite = [
             item_pb2.QueryPart(vector=vector(space, good)),
@@ -247,7 +249,7 @@ class TestSearch:
             (item_pb2.Query(parts=several, positive_examples=several), "positive_examples", Status.UNIMPLEMENTED),
             (item_pb2.Query(parts=several, negative_examples=several), "negative_examples", Status.UNIMPLEMENTED),
         ]
-        wide = Handlers(tiny_engine, handlers.store, Limits(max_inputs=60))
+        wide = Handlers(served_engine, handlers.store, Limits(max_inputs=60))
         first, *results, last = search(
             wide, part(product_id="red-mug"), *(query for query, _, _ in cases), part(input=item_pb2.Input(text="mug"))
         )
@@ -278,22 +280,28 @@ class TestPredictCategory:
         message = item_pb2.PredictCategoryRequest(**request)  # type: ignore[arg-type]
         return list(handlers.predict_category(message, "me", FOREVER).predictions)
 
-    def test_votes_of_the_closest_products(self, handlers: Handlers, tiny_engine: Engine, tiny_store: Store) -> None:
+    def test_votes_of_the_closest_products(
+        self, handlers: Handlers, served_engine: Engine, served_store: Store
+    ) -> None:
         listing = shop()[13]
         source = item_pb2.Input(text=listing.title, description=listing.description, image=listing.images[0].data)
         (prediction,) = self.predict(handlers, inputs=[source], top_k=100)
-        query = tiny_engine.encode([listing]).vectors
-        with_category = [hit for hit in tiny_store.search(query, 30)[0] if tiny_store.product_at(hit.row).category][:5]
+        query = served_engine.encode([listing]).vectors
+        with_category = [hit for hit in served_store.search(query, 30)[0] if served_store.product_at(hit.row).category][
+            :5
+        ]
         total = sum(hit.score for hit in with_category)
         best = max(
-            {tiny_store.product_at(hit.row).category for hit in with_category},
-            key=lambda path: sum(hit.score for hit in with_category if tiny_store.product_at(hit.row).category == path),
+            {served_store.product_at(hit.row).category for hit in with_category},
+            key=lambda path: sum(
+                hit.score for hit in with_category if served_store.product_at(hit.row).category == path
+            ),
         )
         levels = prediction.paths[0].levels
         assert tuple(level.name for level in levels) == best
         for depth, level in enumerate(levels, start=1):
             votes = sum(
-                hit.score for hit in with_category if tiny_store.product_at(hit.row).category[:depth] == best[:depth]
+                hit.score for hit in with_category if served_store.product_at(hit.row).category[:depth] == best[:depth]
             )
             assert level.probability == pytest.approx(votes / total, abs=1e-6)
         assert not prediction.abstained
@@ -308,9 +316,9 @@ class TestPredictCategory:
         (nobody,) = self.predict(handlers, inputs=[item_pb2.Input(text="red mug")], start_category=["Cars"])
         assert (nobody.abstained, len(nobody.paths)) == (True, 0)
 
-    def test_abstains_without_categories(self, tiny_engine: Engine, tmp_path: Path) -> None:
-        write_index(tmp_path, tiny_engine, [replace(listing, category=()) for listing in shop()])
-        handlers = Handlers(tiny_engine, Store.open(tmp_path), Limits())
+    def test_abstains_without_categories(self, served_engine: Engine, tmp_path: Path) -> None:
+        write_index(tmp_path, served_engine, [replace(listing, category=()) for listing in shop()])
+        handlers = Handlers(served_engine, Store.open(tmp_path), Limits())
         (prediction,) = self.predict(handlers, inputs=[item_pb2.Input(text="red mug")])
         assert prediction.abstained
         assert not prediction.paths
@@ -329,28 +337,32 @@ class TestPredictCategory:
             self.predict(handlers, inputs=[item_pb2.Input(text="a")], top_k=top_k)
 
 
-def test_get_product(handlers: Handlers, tiny_store: Store, tiny_engine: Engine) -> None:
+def test_get_product(handlers: Handlers, served_store: Store, served_engine: Engine) -> None:
     request = item_pb2.GetProductRequest(product_id="red-mug")
     plain = handlers.get_product(request, "me", FOREVER)
     assert plain.product.title == "red mug"
     assert not plain.HasField("vector")
     request.include_vector = True
     whole = handlers.get_product(request, "me", FOREVER)
-    np.testing.assert_array_equal(values(whole.vector), tiny_store.vector("red-mug"))
-    assert whole.vector.space == tiny_engine.space
+    np.testing.assert_array_equal(values(whole.vector), served_store.vector("red-mug"))
+    assert whole.vector.space == served_engine.space
     with pytest.raises(NotFoundError, match="'purple-mug' is not in the index"):
         handlers.get_product(item_pb2.GetProductRequest(product_id="purple-mug"), "me", FOREVER)
 
 
-def test_get_info(handlers: Handlers, tiny_engine: Engine, tiny_store: Store) -> None:
+def test_get_info(handlers: Handlers, served_engine: Engine, served_store: Store) -> None:
     info = handlers.get_info(item_pb2.GetInfoRequest(), "me", FOREVER)
-    assert (info.model.space, info.model.vector_width, info.model.engine) == (tiny_engine.space, 32, tiny_engine.name)
+    assert (info.model.space, info.model.vector_width, info.model.engine) == (
+        served_engine.space,
+        32,
+        served_engine.name,
+    )
     (collection,) = info.collections
-    assert (collection.name, collection.num_products, collection.space) == ("default", 30, tiny_engine.space)
-    assert collection.create_time.ToDatetime().isoformat(timespec="microseconds") in tiny_store.manifest.created
+    assert (collection.name, collection.num_products, collection.space) == ("default", 30, served_engine.space)
+    assert collection.create_time.ToDatetime().isoformat(timespec="microseconds") in served_store.manifest.created
     assert (info.limits.max_inputs, info.limits.max_k) == (40, 50)
-    assert info.limits.max_image_bytes == tiny_engine.preprocessor.config.max_picture_bytes
-    alone = Handlers(tiny_engine, None, Limits()).get_info(item_pb2.GetInfoRequest(), "me", FOREVER)
+    assert info.limits.max_image_bytes == served_engine.preprocessor.config.max_picture_bytes
+    alone = Handlers(served_engine, None, Limits()).get_info(item_pb2.GetInfoRequest(), "me", FOREVER)
     assert not alone.collections
 
 
@@ -369,19 +381,27 @@ DATA_CALLS: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("name", DATA_CALLS)
-def test_collections(handlers: Handlers, tiny_engine: Engine, name: str) -> None:
+def test_collections(handlers: Handlers, served_engine: Engine, name: str) -> None:
     call = DATA_CALLS[name]
     assert call(handlers, "default") is not None
     with pytest.raises(NotFoundError, match=r"^collection: 'winter' is not there"):
         call(handlers, "winter")
     with pytest.raises(PreconditionError, match=r"no index is loaded; .* --index"):
-        call(Handlers(tiny_engine, None, Limits()), "")
+        call(Handlers(served_engine, None, Limits()), "")
 
 
-def test_an_index_of_another_space_is_refused(tiny_engine: Engine, tiny_store: Store) -> None:
-    other = Store(replace(tiny_store.manifest, space="0" * 64), tiny_store._index, tiny_store._products)
+def test_nothing_is_searched_after_the_deadline(handlers: Handlers) -> None:
+    late = Deadline.after(-1)
+    with pytest.raises(DeadlineError):
+        handlers.search(item_pb2.SearchRequest(queries=[part(product_id="red-mug")]), "me", late)
+    with pytest.raises(DeadlineError):
+        handlers.predict_category(item_pb2.PredictCategoryRequest(inputs=[item_pb2.Input(text="a")]), "me", late)
+
+
+def test_an_index_of_another_space_is_refused(served_engine: Engine, served_store: Store) -> None:
+    other = Store(replace(served_store.manifest, space="0" * 64), served_store._index, served_store._products)
     with pytest.raises(SpaceError, match=r"space 0{12} .* build the index with this model"):
-        Handlers(tiny_engine, other, Limits())
+        Handlers(served_engine, other, Limits())
 
 
 def test_limits_are_checked() -> None:

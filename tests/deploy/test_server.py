@@ -29,7 +29,7 @@ from item.engine.interface import Encoded, Engine, Vectors
 from item.errors import ConfigError, SpaceError
 from item.preprocessing.prepared import Prepared
 from item.v1 import item_pb2, item_pb2_grpc
-from tests.serving import Hosting, shop
+from tests.deploy.serving import Hosting, shop
 
 PUSHBACK = "grpc-retry-pushback-ms"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -89,14 +89,14 @@ def is_refused(server: Server) -> bool:
 
 
 @pytest.fixture(scope="module")
-def plain(hosting: Hosting, tiny_engine: Engine, tiny_store: Store) -> Server:
-    return hosting.serve(tiny_engine, tiny_store, limits=Limits(max_message_bytes=2**20))
+def plain(hosting: Hosting, served_engine: Engine, served_store: Store) -> Server:
+    return hosting.serve(served_engine, served_store, limits=Limits(max_message_bytes=2**20))
 
 
 @pytest.fixture
-def gated(hosting: Hosting, tiny_engine: Engine, tiny_store: Store) -> Iterator[tuple[Server, GatedEngine]]:
-    engine = GatedEngine(tiny_engine)
-    server = hosting.serve(engine, tiny_store, max_waiting=2, grace_s=5.0)
+def gated(hosting: Hosting, served_engine: Engine, served_store: Store) -> Iterator[tuple[Server, GatedEngine]]:
+    engine = GatedEngine(served_engine)
+    server = hosting.serve(engine, served_store, max_waiting=2, grace_s=5.0)
     yield server, engine
     for _ in range(100):
         engine.gate.release()
@@ -109,7 +109,7 @@ def channel(plain: Server) -> Iterator[grpc.Channel]:
 
 
 class TestAnswers:
-    def test_every_rpc_that_is_offered(self, channel: grpc.Channel, tiny_engine: Engine) -> None:
+    def test_every_rpc_that_is_offered(self, channel: grpc.Channel, served_engine: Engine) -> None:
         stub = stub_of(channel)
         embedded = stub.Embed(embed_request("a mug", ""), timeout=10)
         assert [result.WhichOneof("outcome") for result in embedded.results] == ["vector", "error"]
@@ -123,7 +123,7 @@ class TestAnswers:
         assert predicted.predictions[0].paths
         product = stub.GetProduct(item_pb2.GetProductRequest(product_id="red-mug"), timeout=10).product
         assert product.title == "red mug"
-        assert stub.GetInfo(item_pb2.GetInfoRequest(), timeout=10).model.space == tiny_engine.space
+        assert stub.GetInfo(item_pb2.GetInfoRequest(), timeout=10).model.space == served_engine.space
 
     @pytest.mark.parametrize(
         ("rpc", "request_message", "code", "details"),
@@ -159,15 +159,15 @@ class TestAnswers:
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
             assert caught.value.details() == f"{name} is not offered in this version"
 
-    def test_without_an_index(self, hosting: Hosting, tiny_engine: Engine) -> None:
-        with channel_to(hosting.serve(tiny_engine)) as channel:
+    def test_without_an_index(self, hosting: Hosting, served_engine: Engine) -> None:
+        with channel_to(hosting.serve(served_engine)) as channel:
             assert stub_of(channel).Embed(embed_request("a mug"), timeout=10).results[0].HasField("vector")
             with pytest.raises(grpc.RpcError) as caught:
                 stub_of(channel).Search(item_pb2.SearchRequest(), timeout=10)
             assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
     def test_what_breaks_inside_is_logged_and_not_told(
-        self, hosting: Hosting, tiny_engine: Engine, caplog: pytest.LogCaptureFixture
+        self, hosting: Hosting, served_engine: Engine, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.WARNING)
 
@@ -175,7 +175,7 @@ class TestAnswers:
             def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
                 raise RuntimeError("secret path")
 
-        with channel_to(hosting.serve(Broken(tiny_engine))) as channel, pytest.raises(grpc.RpcError) as caught:
+        with channel_to(hosting.serve(Broken(served_engine))) as channel, pytest.raises(grpc.RpcError) as caught:
             stub_of(channel).Embed(embed_request("a mug"), timeout=10)
         assert caught.value.code() is grpc.StatusCode.INTERNAL
         assert "secret" not in (caught.value.details() or "")
@@ -306,7 +306,7 @@ class TestStream:
 
 
 class TestStartAndEnd:
-    def test_not_serving_until_loaded(self, tiny_engine: Engine, tiny_store: Store) -> None:
+    def test_not_serving_until_loaded(self, served_engine: Engine, served_store: Store) -> None:
         async def scenario() -> None:
             server = Server(ServerConfig(port=0, grace_s=0))
             await server.start()
@@ -318,19 +318,19 @@ class TestStartAndEnd:
                     await stub.GetInfo(item_pb2.GetInfoRequest())
                 assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
                 assert PUSHBACK in dict(caught.value.trailing_metadata())  # type: ignore[arg-type]
-                await server.load(lambda: (tiny_engine, tiny_store))
+                await server.load(lambda: (served_engine, served_store))
                 assert (await check(health_pb2.HealthCheckRequest())).status == SERVING
                 assert (await stub.GetInfo(item_pb2.GetInfoRequest())).model.vector_width == 32
             await server.stop()
 
         asyncio.run(scenario())
 
-    def test_an_index_of_another_space_never_serves(self, tiny_engine: Engine, tiny_store: Store) -> None:
-        other = Store(replace(tiny_store.manifest, space="0" * 64), tiny_store._index, tiny_store._products)
+    def test_an_index_of_another_space_never_serves(self, served_engine: Engine, served_store: Store) -> None:
+        other = Store(replace(served_store.manifest, space="0" * 64), served_store._index, served_store._products)
 
         async def scenario() -> None:
             with pytest.raises(SpaceError):
-                await create_server(ServerConfig(port=0), tiny_engine, other)
+                await create_server(ServerConfig(port=0), served_engine, other)
 
         asyncio.run(scenario())
 
@@ -381,16 +381,16 @@ class TestProgram:
         ],
     )
     def test_what_cannot_be_served_is_one_line(
-        self, arguments: list[str], message: str, tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+        self, arguments: list[str], message: str, served_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        given = [argument.format(tmp=tmp_path, model=tiny_model) for argument in arguments]
+        given = [argument.format(tmp=tmp_path, model=served_model) for argument in arguments]
         assert main([*(["--port", "0"] if "--port" not in given else []), *given]) == 2
         (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
         assert message in line
 
     @pytest.mark.slow
-    def test_sigterm_ends_the_process_gracefully(self, tiny_model: Path, tiny_index: Path) -> None:
-        command = [sys.executable, "-m", "deploy.server", "--model", str(tiny_model), "--index", str(tiny_index)]
+    def test_sigterm_ends_the_process_gracefully(self, served_model: Path, served_index: Path) -> None:
+        command = [sys.executable, "-m", "deploy.server", "--model", str(served_model), "--index", str(served_index)]
         process = subprocess.Popen([*command, "--port", "0", "--device", "cpu"], stderr=subprocess.PIPE, text=True)
         try:
             assert process.stderr is not None

@@ -25,7 +25,7 @@ from item.catalog.listing import Listing
 from item.engine.interface import Engine
 from item.errors import ConfigError, ServiceError
 from item.v1 import item_pb2, item_pb2_grpc
-from tests.serving import Hosting, png, shop
+from tests.deploy.serving import Hosting, png, shop
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,14 @@ def free_port() -> int:
 
 
 class TestEmbed:
-    def test_vectors_are_the_engines_and_errors_have_their_positions(self, client: Client, tiny_engine: Engine) -> None:
+    def test_vectors_are_the_engines_and_errors_have_their_positions(
+        self, client: Client, served_engine: Engine
+    ) -> None:
         listing = shop()[3]
         picture = listing.images[0].data
         given = Input(text=listing.title, description=listing.description, image=picture)
         result = client.embed(["a red mug", Input(), given, Input(text="x", image=b"broken")])
-        expected = tiny_engine.encode([Listing(title="a red mug"), listing]).vectors
+        expected = served_engine.encode([Listing(title="a red mug"), listing]).vectors
         np.testing.assert_allclose(result.vectors[[0, 2]], expected, atol=1e-5)
         assert result.vectors.dtype == np.float32
         assert np.isnan(result.vectors[[1, 3]]).all()
@@ -55,7 +57,7 @@ class TestEmbed:
             3: "INVALID_ARGUMENT",
         }
         assert "inputs[3].image" in str(result.errors[3])
-        assert result.space == tiny_engine.space
+        assert result.space == served_engine.space
         assert result.times.encode_s > 0
 
     def test_fewer_dimensions(self, client: Client) -> None:
@@ -100,7 +102,7 @@ class TestEmbed:
 
 
 class TestSearch:
-    def test_by_words_by_picture_and_by_both(self, client: Client, tiny_engine: Engine, tiny_store: Store) -> None:
+    def test_by_words_by_picture_and_by_both(self, client: Client, served_engine: Engine, served_store: Store) -> None:
         picture = png("#0a0")
         queries: list[dict[str, Any]] = [
             {"text": "green mug"},
@@ -110,9 +112,9 @@ class TestSearch:
         for query in queries:
             (result,) = client.search(**query, k=4)
             given = client.embed([Input(**query)]).vectors
-            (expected,) = tiny_store.search(given, 4)
+            (expected,) = served_store.search(given, 4)
             assert [hit.product_id for hit in result.hits] == [hit.product_id for hit in expected]
-            assert (result.plan, result.space, result.error) == ("exact", tiny_engine.space, None)
+            assert (result.plan, result.space, result.error) == ("exact", served_engine.space, None)
 
     def test_a_hit_has_its_details(self, client: Client) -> None:
         (result,) = client.search(product_id="green-mug", k=29)
@@ -169,13 +171,13 @@ def test_predict(client: Client) -> None:
     assert {one.category[0] for one in under.paths} == {"Clothing"}
 
 
-def test_product_and_info(client: Client, tiny_engine: Engine) -> None:
+def test_product_and_info(client: Client, served_engine: Engine) -> None:
     assert client.product("red-mug").title == "red mug"
     with pytest.raises(ServiceError, match="NOT_FOUND"):
         client.product("unknown")
     info = client.info()
     assert info == client.wait_until_ready(5)
-    assert (info.space, info.vector_width, info.adapters) == (tiny_engine.space, 32, [])
+    assert (info.space, info.vector_width, info.adapters) == (served_engine.space, 32, [])
     assert [one.num_products for one in info.collections] == [30]
     assert info.limits.max_inputs == 256
 
@@ -187,8 +189,8 @@ def test_threads_share_a_client(client: Client) -> None:
     np.testing.assert_allclose(vectors, client.embed(texts).vectors, atol=1e-5)
 
 
-def test_a_request_that_is_too_large_is_not_repeated(hosting: Hosting, tiny_engine: Engine) -> None:
-    server = hosting.serve(tiny_engine, limits=Limits(max_message_bytes=2**16))
+def test_a_request_that_is_too_large_is_not_repeated(hosting: Hosting, served_engine: Engine) -> None:
+    server = hosting.serve(served_engine, limits=Limits(max_message_bytes=2**16))
     start = time.monotonic()
     with Client(f"127.0.0.1:{server.port}") as client, pytest.raises(ServiceError, match="larger than max"):
         client.embed(["a" * 2**17])
@@ -270,10 +272,10 @@ class TestRepetition:
         assert caught.value.code == "UNAVAILABLE"
         assert f"no server at 127.0.0.1:{port}; start one with python -m deploy.server" in caught.value.details
 
-    def test_waiting_for_a_server_that_starts_later(self, hosting: Hosting, tiny_engine: Engine) -> None:
+    def test_waiting_for_a_server_that_starts_later(self, hosting: Hosting, served_engine: Engine) -> None:
         port = free_port()
         with Client(f"127.0.0.1:{port}") as client:
-            timer = threading.Timer(0.7, lambda: hosting.serve(tiny_engine, port=port))
+            timer = threading.Timer(0.7, lambda: hosting.serve(served_engine, port=port))
             timer.start()
             assert client.wait_until_ready(20).vector_width == 32
             timer.join()
