@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -94,7 +95,7 @@ class Handlers:
         if num_parts > self.limits.max_inputs:
             raise InvalidRequestError("queries", f"{num_parts} parts; give up to {self.limits.max_inputs} in one call")
         deadline.check()
-        encoding = query_vectors(request.queries, store, lambda *inputs: encode_inputs(self.engine, *inputs))
+        encoding = query_vectors(request.queries, store, partial(encode_inputs, self.engine))
         deadline.check()
         start = time.perf_counter()
         results = list(self._search_all(store, request.queries, encoding.outcomes, k, deadline))

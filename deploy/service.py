@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from deploy.errors import Deadline, NotServingError
@@ -49,7 +50,7 @@ class ItemService(item_pb2_grpc.ItemServiceServicer):
         admitted = False
         limit = handlers.limits.max_message_bytes
         async for window in windows(request_iterator, max_requests=WINDOW, max_bytes=limit):
-            encode = (lambda requests: lambda: handlers.embed_window(requests, identity, deadline))(window)
+            encode = partial(handlers.embed_window, window, identity, deadline)
             for response in (await self.worker.run(encode, deadline, admitted=admitted)).result:
                 yield response
             admitted = True
@@ -72,7 +73,7 @@ class ItemService(item_pb2_grpc.ItemServiceServicer):
         self, handler: Callable[[Request, str, Deadline], Response], request: Request, context: Context
     ) -> Response:
         identity, deadline = context.peer(), Deadline.after(context.time_remaining())
-        done = await self.worker.run(lambda: handler(request, identity, deadline), deadline)
+        done = await self.worker.run(partial(handler, request, identity, deadline), deadline)
         done.result.times.queue_s = done.queue_s
         return done.result
 
