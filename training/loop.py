@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from item.errors import ItemError, ModelError
 from item.model.encoder import ITEm
+from item.model.folder import read_tensors
 from item.model.objectives import MaskedBatch, Pretraining, weighted_sum
 from training.config import OptimiserOptions, PretrainConfig
 from training.progress import Progress
@@ -113,10 +114,10 @@ class Trainer:
         """Goes on from a checkpoint; ModelError where it is damaged."""
         try:
             state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-            tensors = torch.load(folder / TENSORS_FILE, map_location="cpu", weights_only=True)
+            tensors = read_tensors(folder / TENSORS_FILE)
             self.pretraining.load_state_dict(tensors["pretraining"])
             self.optimiser.load_state_dict(tensors["optimiser"])
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (ItemError, OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(
                 f"{folder}: damaged checkpoint ({error}); delete it to go on from the one before"
             ) from error

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -45,7 +45,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     beside.replace(path)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Any]:
     """Tensors of a safetensors file, or of a torch file of bare tensors. Never executes code from the file."""
     try:
         if path.suffix == ".safetensors":

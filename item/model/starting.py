@@ -14,7 +14,7 @@ from torch import Tensor
 from item.errors import ModelError
 from item.model.encoder import GATE_CLOSED, ITEm
 from item.model.folder import read_tensors, resolve_folder
-from item.model.stem import create_backbone
+from item.model.stem import create_backbone, timm_name
 
 # Our names of a layer's modules -> BERT's.
 LAYER_NAMES = {
@@ -126,7 +126,7 @@ def start_stem(model: ITEm, weights: str | Path | None) -> None:
 
 def stem_statistics(name: str) -> dict[str, Any]:
     """The mean and std that a timm model's pictures are normalised with, as ItemConfig's fields."""
-    fixed = timm.get_pretrained_cfg(name.removeprefix("timm/"))
+    fixed = timm.get_pretrained_cfg(timm_name(name))
     if fixed is None:
         return {}
     return {"mean": tuple(fixed.mean), "std": tuple(fixed.std)}

@@ -63,7 +63,8 @@ class PatchStem(PictureStem):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(P, 3, S, S) -> (P, m, C)."""
-        return cast(Tensor, self.embedding(self.normalise(pixels)))
+        patches = cast(Tensor, self.embedding(self.normalise(pixels)))
+        return patches if patches.ndim == 3 else patches.flatten(1, 2)  # some models keep (P, h, w, C)
 
     def cells(self, features: Tensor) -> Tensor:
         return features
@@ -79,7 +80,7 @@ class TimmStem(PictureStem):
 
     def __init__(self, config: ItemConfig, backbone: nn.Module) -> None:
         super().__init__(config)
-        self.backbone: Any = backbone.to(memory_format=torch.channels_last)  # 5 times faster on CPUs
+        self.backbone: Any = backbone.eval().to(memory_format=torch.channels_last)  # 5 times faster on CPUs
         self.channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
         self.num_prefix_tokens: int = getattr(backbone, "num_prefix_tokens", 0)
         with torch.no_grad():
@@ -123,16 +124,22 @@ def make_stem(config: ItemConfig) -> Stem:
 
 def create_backbone(name: str, picture_size: int, **pretrained: Any) -> nn.Module:
     """A timm model without its classifier; models of a fixed input size are built for `picture_size`."""
-    base_name = name.split("/")[-1] if name.startswith("timm/") else name
-    if not timm.is_model(base_name):
-        near = ", ".join(timm.list_models(f"*{base_name.split('_')[0]}*")[:5]) or "timm.list_models() has them all"
-        raise ModelError(f"stem: timm has no model {name!r}; near: {near}")
+    base_name = timm_name(name)
     fixed = timm.get_pretrained_cfg(base_name)
     size = {"img_size": picture_size} if fixed is not None and fixed.fixed_input_size else {}
     try:
         return cast(nn.Module, timm.create_model(base_name, num_classes=0, **size, **pretrained))
     except (TypeError, ValueError, AssertionError) as error:
         raise ModelError(f"stem: {name} cannot be built for pictures of {picture_size} px: {error}") from error
+
+
+def timm_name(name: str) -> str:
+    """A timm model's name without its hub prefix; ModelError where timm has none of that name."""
+    base_name = name.removeprefix("timm/")
+    if not timm.is_model(base_name):
+        near = ", ".join(timm.list_models(f"*{base_name.split('_')[0]}*")[:5]) or "timm.list_models() has them all"
+        raise ModelError(f"stem: timm has no model {name!r}; near: {near}")
+    return base_name
 
 
 def grid_side(num_cells: int) -> int:

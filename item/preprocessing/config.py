@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from PIL import Image
@@ -20,8 +19,6 @@ class PreprocessorConfig:
     Args:
         max_words: word ids kept, without the closing [SEP].
         picture_size: side of the square that the encoder sees, in pixels.
-        mean: per channel R, G, B of pixels in [0, 1]; the model subtracts it on its device.
-        std: as mean; the model divides by it.
         background: R, G, B in 0..255, behind transparent pixels and around pictures that are no squares.
         max_picture_bytes: larger files are refused unread.
         max_picture_pixels: pictures of more (width times height) are refused before they are decoded.
@@ -29,8 +26,6 @@ class PreprocessorConfig:
 
     max_words: int = 48
     picture_size: int = 192
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     background: tuple[int, int, int] = (255, 255, 255)
     max_picture_bytes: int = 20 * 2**20
     max_picture_pixels: int = 50_000_000
@@ -46,11 +41,6 @@ class PreprocessorConfig:
             value = getattr(self, name)
             if not _is_whole(value) or not 1 <= value <= highest:
                 raise ConfigError(f"{name}: {value!r} is no whole number from 1 to {highest:,}")
-        for name in ("mean", "std"):
-            if not _are_three(values := getattr(self, name)) or not all(map(_is_finite, values)):
-                raise ConfigError(f"{name}: {values!r} are not three numbers, for red, green and blue")
-        if min(self.std) <= 0:
-            raise ConfigError(f"std: {self.std!r} must be above 0")
         if not _are_three(self.background) or not all(_is_whole(v) and 0 <= v <= 255 for v in self.background):
             raise ConfigError(f"background: {self.background!r} are not three whole numbers from 0 to 255")
 
@@ -61,7 +51,3 @@ def _are_three(values: object) -> bool:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

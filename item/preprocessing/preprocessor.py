@@ -76,7 +76,9 @@ class Preprocessor:
         tokenizer = json.loads(self.tokenizer.to_str())
         parts = {
             "version": VERSION,
-            "config": asdict(self.config),
+            "config": {
+                k: v for k, v in asdict(self.config).items() if not k.startswith("max_picture_")
+            },  # but for limits
             "tokenizer": {part: tokenizer[part] for part in ("normalizer", "pre_tokenizer", "model", "added_tokens")},
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,93 @@
+"""ITEm and its objectives in numpy float64, one listing at a time, written from the equations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+Array = npt.NDArray[np.float64]
+erf = np.vectorize(math.erf)
+
+
+def weights_of(module: nn.Module) -> dict[str, Array]:
+    return {name: tensor.detach().double().numpy() for name, tensor in module.state_dict().items()}
+
+
+def linear(w: dict[str, Array], name: str, x: Array) -> Array:
+    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+
+def layer_norm(w: dict[str, Array], name: str, x: Array, eps: float) -> Array:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def gelu(x: Array) -> Array:
+    return x * 0.5 * (1 + erf(x / math.sqrt(2)))
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def patches_of(pixels: npt.NDArray[np.uint8], patch: int) -> Array:
+    """(3, S, S) -> (m, 3 * patch^2), normalised with mean and std 0.5, row by row."""
+    x, side = (pixels / 255 - 0.5) / 0.5, pixels.shape[1] // patch
+    return np.stack(
+        [
+            x[:, r * patch : (r + 1) * patch, c * patch : (c + 1) * patch].ravel()
+            for r in range(side)
+            for c in range(side)
+        ]
+    )
+
+
+def encode(
+    w: dict[str, Array],
+    config: Any,
+    word_ids: list[int] | None,
+    pixels: npt.NDArray[np.uint8] | None,
+    masked: npt.NDArray[np.bool_] | None = None,
+    mask_vector: Array | None = None,
+) -> Array:
+    """H, (T, D): [CLS], the words where there are any, the cells where there are any."""
+    ids = [config.cls_id, *(word_ids or [])]
+    tokens = [
+        w["embeddings.words.weight"][i] + w["embeddings.word_positions.weight"][t] + w["embeddings.types.weight"][0]
+        for t, i in enumerate(ids)
+    ]
+    if pixels is not None:
+        cells = patches_of(pixels, config.patch_size) @ w["stem.embedding.proj.weight"].reshape(config.width, -1).T
+        content = linear(w, "embeddings.patches", cells + w["stem.embedding.proj.bias"])
+        for j, row in enumerate(content):
+            seen = mask_vector if masked is not None and masked[j] else row
+            tokens.append(seen + w["embeddings.patch_positions.weight"][j] + w["embeddings.types.weight"][1])
+    x = layer_norm(w, "embeddings.norm", np.stack(tokens), config.layer_norm_eps)
+    head, text = config.width // config.num_heads, len(ids)
+    for i in range(config.num_layers):
+        name = f"layers.{i}"
+        q, k, v = (linear(w, f"{name}.attention.{part}", x) for part in ("query", "key", "value"))
+        outputs = []
+        for h in range(config.num_heads):
+            s = slice(h * head, (h + 1) * head)
+            scores = q[:, s] @ k[:, s].T / math.sqrt(head)
+            scores[:text, text:] += w["gates"][i]
+            outputs.append(softmax(scores) @ v[:, s])
+        attended = linear(w, f"{name}.attention.output", np.concatenate(outputs, -1))
+        x = layer_norm(w, f"{name}.attention_norm", x + attended, config.layer_norm_eps)
+        fed = linear(w, f"{name}.down", gelu(linear(w, f"{name}.up", x)))
+        x = layer_norm(w, f"{name}.mlp_norm", x + fed, config.layer_norm_eps)
+    return x
+
+
+def prediction_head(w: dict[str, Array], name: str, x: Array) -> Array:
+    return layer_norm(w, f"{name}.2", gelu(linear(w, f"{name}.0", x)), 1e-5)
+
+
+def cross_entropy(logits: Array, target: int) -> float:
+    return float(-np.log(softmax(logits)[target]))
