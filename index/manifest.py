@@ -21,14 +21,16 @@ BUILD = "python -m index.build --model M --catalog C --index"
 class Manifest:
     """N = `count` vectors of width D = `vector_width`, all of them in `space`.
 
-    `model` and `engine` say what made them and `catalog` from what; `created` is in UTC, ISO 8601. `files` holds the
-    names of the index's files; any other file in the folder is not part of it.
+    `model` and `engine` say what made them; `catalog`, `catalog_sha256` and `splits` (empty: all) of what. `created` is
+    in UTC, ISO 8601. `files` holds the names of the index's files; any other file in the folder is not part of it.
     """
 
     space: str
     model: str
     engine: str
     catalog: str
+    catalog_sha256: str
+    splits: tuple[str, ...]
     vector_width: int
     count: int
     files: dict[str, FileDigest]

@@ -13,7 +13,7 @@ nothing but files that nobody names; the next writer removes them.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ class Store:
     @classmethod
     def _read(cls, folder: Path, manifest: Manifest) -> Store:
         manifest.check_files(folder)
-        # Matrix products from two queries on. By default FAISS 1.15 scans for each alone until all queries together have
+        # Matrix products from two queries on. By default FAISS 1.15 scans for each alone until all together have
         # 128,000 numbers: 64 queries over 300,000 rows of width 384 took 3.3 s on one core instead of 0.2 s.
         faiss.cvar.distance_compute_blas_threshold = 2 * manifest.vector_width
         faiss.cvar.distance_compute_blas_database_bs = ROWS_AT_ONCE
@@ -247,9 +247,18 @@ class Store:
 
 
 def write_store(
-    folder: Path, blocks: Iterator[Block], *, space: str, model: str, engine: str, catalog: str, vector_width: int
+    folder: Path,
+    blocks: Iterable[Block],
+    *,
+    space: str,
+    model: str,
+    engine: str,
+    vector_width: int,
+    catalog: str,
+    catalog_sha256: str = "",
+    splits: tuple[str, ...] = (),
 ) -> Manifest:
-    """Writes an index folder, or replaces the index in it, from blocks of rows.
+    """Writes an index folder, or replaces the index in it, from blocks of rows; see `Manifest` for the fields.
 
     Raises:
         StoreError: vectors of another width, not of unit norm, or not as many as products; nothing is replaced then.
@@ -268,6 +277,8 @@ def write_store(
         model=model,
         engine=engine,
         catalog=catalog,
+        catalog_sha256=catalog_sha256,
+        splits=splits,
         vector_width=vector_width,
         count=index.ntotal,
         files=dict([_name_by_content(vectors), _name_by_content(products)]),
@@ -277,14 +288,18 @@ def write_store(
     return manifest
 
 
+def is_unit(lengths: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """(n,) whether vectors of these lengths are of unit norm."""
+    return np.abs(lengths - 1) <= NORM_TOLERANCE
+
+
 def _check_block(block: Block, vector_width: int, first_row: int) -> None:
     """Raises StoreError for vectors that could not be searched."""
     shape, expected = block.vectors.shape, (block.products.num_rows, vector_width)
     if shape != expected:
         raise StoreError(f"vectors of shape {shape} from row {first_row}, expected {expected}")
     lengths = np.linalg.norm(block.vectors, axis=1)
-    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= NORM_TOLERANCE)).tolist()
-    if wrong:
+    if wrong := np.flatnonzero(~is_unit(lengths)).tolist():
         raise StoreError(f"row {first_row + wrong[0]}: a vector of length {lengths[wrong[0]]}, expected 1")
 
 

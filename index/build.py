@@ -1,0 +1,286 @@
+"""Embeds a catalogue and makes an index of it: the batch job.
+
+    python -m index.build --model M --catalog C --index DIR
+    python -m index.build --model demo/model --catalog demo/shop --index demo/index      a minute on two cores
+
+C is a catalogue file (Parquet, JSON lines, CSV) or a folder with one. Rows that cannot be used are left out and listed
+in DIR/refused.jsonl. A job that was interrupted goes on where it was when it is started again with the same arguments;
+the index appears in DIR when it is whole, and replaces the one that was there. Pictures are taken as they are when they
+are read: the job notices a changed catalogue file or model, but not a changed picture file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from index.files import digest
+from index.manifest import Manifest, read_manifest
+from index.pipeline import Job, embed_catalog, num_cores
+from index.progress import Progress
+from index.shards import Mark, Plan, is_complete, partial_work, read_blocks, read_marks, remove_partial_work
+from index.store import write_store
+from item.catalog.listing import Listing
+from item.catalog.reader import Refused, find_catalog, iterate_rows, write_refused
+from item.engine import load_engine
+from item.errors import CatalogError, ConfigError, ItemError, SpaceError, StoreError
+from item.model.folder import resolve_folder
+
+REFUSED_FILE = "refused.jsonl"
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """What to build.
+
+    model: a model folder, or a hub repository as owner/name.
+    catalog: a catalogue file, or the folder that holds catalog.parquet, .jsonl or .csv.
+    index: the folder that gets the index.
+    splits: only listings of these splits; empty for all.
+    shard_rows: rows that are done, or lost to an interruption, together.
+    num_workers: processes that read and decode pictures; None: one for each core.
+    device: where the encoder runs: "auto" (every GPU there is, else the CPU), "cpu" or "cuda".
+    restart: discards the partial work of an interrupted job.
+    replace: replaces an index of another space.
+    """
+
+    model: str
+    catalog: Path
+    index: Path
+    splits: tuple[str, ...] = ()
+    shard_rows: int = 256
+    num_workers: int | None = None
+    device: str = "auto"
+    restart: bool = False
+    replace: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("shard_rows", self.shard_rows), ("num_workers", self.num_workers)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: {value} is below 1")
+        if self.device not in DEVICES:
+            raise ConfigError(f"device: {self.device!r} is none of {', '.join(DEVICES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a job did. `num_rows`: of the catalogue; `num_embedded`: listings embedded in this run, in `embed_s`."""
+
+    manifest: Manifest
+    num_rows: int
+    num_refused: int
+    num_embedded: int
+    embed_s: float
+
+    def lines(self) -> str:
+        """The summary for people."""
+        manifest, elsewhere = self.manifest, self.num_rows - self.num_refused - self.manifest.count
+        rows = f"{manifest.count:,} of {self.num_rows:,} rows"
+        if manifest.splits:
+            rows += f", {elsewhere:,} of other splits than {', '.join(manifest.splits)}"
+        if self.num_refused:
+            rows += f", {self.num_refused:,} refused: see {REFUSED_FILE}"
+        done = f"{self.num_embedded:,} listings in {self.embed_s:.1f} s"
+        if self.num_embedded:
+            done += f", {self.num_embedded / self.embed_s:,.1f} listings/s"
+        return (
+            f"index     {rows}\n"
+            f"vectors   width {manifest.vector_width}, space {manifest.space[:12]}, {manifest.engine}\n"
+            f"embedded  {done}"
+        )
+
+
+def build(config: BuildConfig) -> Summary | None:
+    """Builds the index; None where it is there already, of this catalogue in this space.
+
+    Raises:
+        ItemError: its kinds say whether it is the model, the catalogue, the index folder, or a space that differs.
+    """
+    catalog = find_catalog(config.catalog)
+    next(iterate_rows(catalog))  # a file that cannot be read at all is found before anything is started
+    before = catalog.stat()
+    engine = load_engine(config.model, "cpu")
+    plan = Plan(
+        space=engine.space,
+        catalog_sha256=digest(catalog).sha256,
+        splits=config.splits,
+        shard_rows=config.shard_rows,
+    )
+    if is_built(config.index, plan):
+        remove_partial_work(config.index)
+        return None
+    check_replaceable(config, plan)
+    with partial_work(config.index, plan, restart=config.restart) as folder:
+        marks = read_marks(folder)
+        num_before, start = num_embedded(marks), time.monotonic()
+        if not is_complete(marks):
+            job = Job(
+                model=resolve_folder(config.model),
+                space=plan.space,
+                catalog=catalog,
+                splits=config.splits,
+                has_splits=has_splits(catalog) if config.splits else False,
+                shard_rows=config.shard_rows,
+                picture_size=engine.preprocessor.config.picture_size,
+                num_workers=config.num_workers or num_cores(),
+                num_gpus=count_gpus(config.device),
+                folder=folder.resolve(),
+            )
+            embed(job, marks)
+        embed_s = time.monotonic() - start
+        after = catalog.stat()
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise CatalogError(f"{catalog}: changed while it was read; start again with --restart")
+        manifest = publish_index(config, plan, folder, marks, engine.vector_width)
+        remove_partial_work(config.index)
+    return Summary(
+        manifest=manifest,
+        num_rows=max(mark.shard.end_row for mark in marks.values()),
+        num_refused=sum(len(mark.refused) for mark in marks.values()),
+        num_embedded=manifest.count - num_before,
+        embed_s=embed_s,
+    )
+
+
+def embed(job: Job, marks: dict[int, Mark]) -> None:
+    """Embeds the shards that have no mark, and adds theirs."""
+    num_done = sum(mark.shard.end_row - mark.shard.first_row for mark in marks.values())
+    if num_done:
+        print(f"going on: {num_done:,} rows are done", file=sys.stderr)
+    with (
+        closing(Progress(total=count_rows(job.catalog), initial=num_done)) as progress,
+        closing(embed_catalog(job, done=frozenset(marks))) as embedded,
+    ):
+        for mark in embedded:
+            marks[mark.shard.number] = mark
+            progress.update(mark.shard.end_row - mark.shard.first_row)
+    if not is_complete(marks):
+        raise StoreError(f"{job.folder}: {len(marks)} shards are done, but not all; start again to go on")
+
+
+def publish_index(config: BuildConfig, plan: Plan, folder: Path, marks: dict[int, Mark], vector_width: int) -> Manifest:
+    """Puts the shards together. Raises CatalogError where they hold nothing."""
+    refused = [row for _, mark in sorted(marks.items()) for row in mark.refused]
+    write_refused(refused, config.index / REFUSED_FILE)
+    if num_embedded(marks) == 0:
+        remove_partial_work(config.index)
+        raise CatalogError(f"{config.catalog}: nothing to index: {why_empty(refused, plan.splits)}")
+    return write_store(
+        config.index,
+        read_blocks(folder, marks),
+        space=plan.space,
+        model=config.model,
+        engine=", ".join(sorted({mark.engine for mark in marks.values()})),
+        vector_width=vector_width,
+        catalog=str(config.catalog),
+        catalog_sha256=plan.catalog_sha256,
+        splits=plan.splits,
+    )
+
+
+def why_empty(refused: Sequence[Refused], splits: Sequence[str]) -> str:
+    """What became of the rows where none was embedded."""
+    if not refused:
+        return f"no listing is of the splits {', '.join(splits)}"
+    (field, reason), count = Counter((row.field, row.reason) for row in refused).most_common(1)[0]
+    return f"{len(refused):,} rows are refused (see {REFUSED_FILE}), {count:,} of them for: {field}: {reason}"
+
+
+def is_built(index: Path, plan: Plan) -> bool:
+    """Whether the folder holds a whole index of what is planned."""
+    try:
+        manifest = read_manifest(index)
+        manifest.check_files(index)
+    except StoreError:
+        return False
+    built = (manifest.space, manifest.catalog_sha256, manifest.splits)
+    return built == (plan.space, plan.catalog_sha256, plan.splits)
+
+
+def check_replaceable(config: BuildConfig, plan: Plan) -> None:
+    """Raises SpaceError where an index of another space would be lost. A damaged index may always be replaced."""
+    try:
+        manifest = read_manifest(config.index)
+    except StoreError:
+        return
+    if manifest.space != plan.space and not config.replace:
+        raise SpaceError(
+            f"{config.index}: holds an index of space {manifest.space[:12]} (model {manifest.model}), and"
+            f" {config.model} is of space {plan.space[:12]}; give another folder, or add --replace"
+        )
+
+
+def num_embedded(marks: dict[int, Mark]) -> int:
+    """Listings in these shards."""
+    return sum(mark.count for mark in marks.values())
+
+
+def has_splits(catalog: Path) -> bool:
+    """Whether the catalogue itself names splits; where it does, the first rows usually show it."""
+    return any(isinstance(row, Listing) and row.split is not None for _, row in iterate_rows(catalog))
+
+
+def count_rows(catalog: Path) -> int:
+    """The catalogue's rows; of CSV and JSON lines its lines, which may be more. For the progress alone."""
+    if catalog.suffix.lower() == ".parquet":
+        return int(pq.read_metadata(catalog).num_rows)
+    with catalog.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def count_gpus(device: str) -> int:
+    """GPUs to encode on; 0: the CPU. Raises ConfigError for "cuda" where there is none."""
+    num_gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    if device == "cuda" and num_gpus == 0:
+        raise ConfigError("device: 'cuda', but this machine has no GPU that torch can use; give --device cpu")
+    return num_gpus
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its names are the fields of `BuildConfig`."""
+    described = argparse.ArgumentParser(prog="python -m index.build", description="Embed a catalogue and index it.")
+    add = described.add_argument
+    add("--model", required=True, help="model folder, or a hub repository as owner/name")
+    add("--catalog", required=True, type=Path, help="catalogue file, or the folder that holds it")
+    add("--index", required=True, type=Path, help="folder that gets the index")
+    add("--split", dest="splits", type=split_names, default=(), help="only these splits, for instance train,val")
+    add("--shard-rows", type=int, default=BuildConfig.shard_rows, help="rows done together (%(default)s)")
+    add("--workers", dest="num_workers", type=int, help="processes that decode pictures (one for each core)")
+    add("--device", choices=DEVICES, default="auto", help="where the encoder runs (%(default)s)")
+    add("--restart", action="store_true", help="discard the partial work of an interrupted job")
+    add("--replace", action="store_true", help="replace an index of another space")
+    return described
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """ "train,val" -> the names, in a fixed order."""
+    return tuple(sorted({name.strip() for name in text.split(",")} - {""}))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        config = BuildConfig(**vars(arguments))
+        summary = build(config)
+    except ItemError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; start again with the same arguments to go on", file=sys.stderr)
+        return 130
+    print(summary.lines() if summary else f"{config.index}: holds this catalogue in this space already")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

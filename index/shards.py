@@ -1,0 +1,172 @@
+"""The partial work of an indexing job: shards and their done-marks, so that a job that was killed goes on.
+
+    INDEX/partial/
+      lock                  held by the job that runs
+      plan.json             what the work is for; a job with another plan does not mix its shards with these
+      shard-000012.arrow    vectors and products of the catalogue's rows [12 S, 13 S), S rows a shard
+      shard-000012.json     its done-mark, written after it: rows, refused rows, size and sha256 of the shard
+
+A shard counts when its mark is there and its content is what the mark says.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from index.files import FileDigest, digest, publish
+from index.store import Block, Product, Vectors, product_table
+from item.catalog.reader import Refused
+from item.errors import StoreError
+
+PARTIAL = "partial"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What decides every shard: shards of one plan belong together.
+
+    `splits` are the splits of the catalogue that are indexed; empty for all of it.
+    """
+
+    space: str
+    catalog_sha256: str
+    splits: tuple[str, ...]
+    shard_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Rows [first_row, end_row) of the catalogue; `last`: no rows come after them."""
+
+    number: int
+    first_row: int
+    end_row: int
+    last: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A shard that is done: `count` of its rows are in its file, `refused` are not, the rest is of other splits."""
+
+    shard: Shard
+    count: int
+    refused: tuple[Refused, ...]
+    engine: str
+    file: FileDigest
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """The file of a shard in the folder of the partial work."""
+    return folder / f"shard-{number:06}.arrow"
+
+
+def write_shard(
+    folder: Path,
+    shard: Shard,
+    vectors: Vectors,
+    products: Sequence[Product],
+    refused: tuple[Refused, ...],
+    engine: str,
+) -> Mark:
+    """Writes vectors (n, D) and their n products, then the done-mark."""
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    table = product_table(products).append_column("vector", column)
+    path = shard_path(folder, shard.number)
+    publish(path, lambda beside: _write_arrow(table, beside))
+    mark = Mark(shard=shard, count=len(vectors), refused=refused, engine=engine, file=digest(path))
+    _publish_json(path.with_suffix(".json"), mark)
+    return mark
+
+
+def read_marks(folder: Path) -> dict[int, Mark]:
+    """The shards that are done, by number. A mark that is damaged, or whose shard is, does not count."""
+    marks = {}
+    for path in sorted(folder.glob("shard-*.json")):
+        try:
+            mark = TypeAdapter(Mark).validate_json(path.read_bytes())
+            if digest(shard_path(folder, mark.shard.number)) == mark.file:
+                marks[mark.shard.number] = mark
+        except (ValidationError, FileNotFoundError):
+            continue
+    return marks
+
+
+def is_complete(marks: Mapping[int, Mark]) -> bool:
+    """Whether these shards are all there are."""
+    return any(mark.shard.last and len(marks) == mark.shard.number + 1 for mark in marks.values())
+
+
+def read_blocks(folder: Path, marks: Mapping[int, Mark]) -> Iterator[Block]:
+    """The shards' rows in the catalogue's order."""
+    for number, mark in sorted(marks.items()):
+        if mark.count:
+            with pa.memory_map(str(shard_path(folder, number))) as file:
+                table = pa.ipc.open_file(file).read_all()
+            vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(mark.count, -1)
+            yield Block(vectors=np.ascontiguousarray(vectors), products=table.drop_columns("vector"))
+
+
+@contextmanager
+def partial_work(index: Path, plan: Plan, *, restart: bool) -> Iterator[Path]:
+    """The folder of an index's partial work, held by this job alone.
+
+    Args:
+        restart: discards what is there.
+
+    Raises:
+        StoreError: another job is at work, or the partial work is of another plan.
+    """
+    folder = index / PARTIAL
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"{index}: another job is building it; wait for it or end it") from error
+        if restart:
+            for path in folder.glob("[ps]*"):
+                path.unlink()
+        _agree(folder / "plan.json", plan)
+        yield folder
+
+
+def remove_partial_work(index: Path) -> None:
+    """Removes what an index no longer needs."""
+    shutil.rmtree(index / PARTIAL, ignore_errors=True)
+
+
+def _agree(path: Path, plan: Plan) -> None:
+    """Writes the plan where there is none. Raises StoreError where there is another."""
+    if not path.exists():
+        _publish_json(path, plan)
+    try:
+        found = TypeAdapter(Plan).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise StoreError(f"{path}: damaged; add --restart to discard the partial work") from error
+    different = [field.name for field in fields(Plan) if getattr(found, field.name) != getattr(plan, field.name)]
+    if different:
+        name = different[0]
+        raise StoreError(
+            f"{path.parent}: partial work with another {name}: {getattr(found, name)}, now {getattr(plan, name)};"
+            " start the job with the former to finish it, or add --restart to discard it"
+        )
+
+
+def _publish_json(path: Path, content: Plan | Mark) -> None:
+    text = json.dumps(asdict(content), ensure_ascii=False) + "\n"
+    publish(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def _write_arrow(table: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
