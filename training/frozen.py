@@ -1,7 +1,7 @@
 """Vectors of the starting weights alone, frozen: the mean-pooled words of a BERT, the pooled features of a timm model.
 
 Equal words and equal pictures are encoded once. With a cache folder the vectors are kept on disk in blocks, each under
-the digest of the weights and of its content: an interrupted run goes on where it was, a changed listing is encoded anew.
+the digest of the weights and of its content: an interrupted run goes on where it was, changed content is encoded anew.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,44 +80,42 @@ class FrozenEncoder:
     ) -> None:
         bert = load_bert(start.words)
         positions = len(tensor_of(bert, "embeddings.position_embeddings.weight"))
-        settings = replace(
-            limits,
-            max_words=min(MAX_WORDS, positions - 2),
-            picture_size=PICTURE_SIZE,
-            **stem_statistics(start.stem),
-        )
+        settings = replace(limits, max_words=min(MAX_WORDS, positions - 2), picture_size=PICTURE_SIZE)
         self.preprocessor = Preprocessor(settings, load_tokenizer(bert.folder))
-        sizes = {**bert.sizes, "vocab_size": self.preprocessor.vocab_size}
+        values: dict[str, Any] = {
+            **bert.sizes,
+            **stem_statistics(start.stem),
+            "max_words": settings.max_words,
+            "picture_size": PICTURE_SIZE,
+            "vocab_size": self.preprocessor.vocab_size,
+            "cls_id": self.preprocessor.cls_id,
+        }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what has no starting weights is never used, but it is part of the digest
-            model = ITEm(
-                ItemConfig(
-                    **sizes,
-                    cls_id=self.preprocessor.cls_id,
-                    stem=start.stem,
-                    vector="fusion",
-                    **{name: getattr(settings, name) for name in ("max_words", "picture_size", "mean", "std")},
-                )
-            )
+            model = ITEm(ItemConfig(**values, stem=start.stem, vector="fusion"))
         start_words(model, bert)
         start_stem(model, start.stem_weights)
         self.digest = space_of(model, self.preprocessor)
         self.model, self.device, self.cache = model.to(device).eval(), device, cache
 
     def encode(self, listings: Sequence[Listing], name: str) -> Frozen:
-        """The frozen vectors of N listings; `name` is shown with the progress. PictureError for an unreadable picture."""
+        """The frozen vectors of N listings; `name` is shown with the progress.
+
+        Raises:
+            PictureError: a picture cannot be read or is over a limit.
+        """
         texts = [words_of(listing) for listing in listings]
-        text_keys = [text and hashlib.sha256(text.encode()).hexdigest() for text in texts]
         with ThreadPoolExecutor() as readers:
-            picture_keys = list(readers.map(self._picture_key, listings))
-
-            def pixels_of(rows: Sequence[int]) -> Iterator[torch.Tensor]:
-                yield from map(torch.from_numpy, readers.map(self.preprocessor.picture, [listings[i] for i in rows]))
-
             return Frozen(
-                words=self._vectors(f"words of {name}", text_keys, lambda rows: self._words([texts[i] for i in rows])),
+                words=self._vectors(
+                    f"words of {name}",
+                    [text and hashlib.sha256(text.encode()).hexdigest() for text in texts],
+                    lambda rows: self._words([texts[row] for row in rows]),
+                ),
                 picture=self._vectors(
-                    f"pictures of {name}", picture_keys, lambda rows: self._pictures(pixels_of(rows))
+                    f"pictures of {name}",
+                    list(readers.map(self._picture_key, listings)),
+                    lambda rows: self._pictures(readers.map(self.preprocessor.picture, [listings[i] for i in rows])),
                 ),
             )
 
@@ -133,7 +134,7 @@ class FrozenEncoder:
         progress = Progress(name, len(contents), "contents")
         for start in range(0, len(contents), _BLOCK):
             block = contents[start : start + _BLOCK]
-            blocks.append(self._cached(block, lambda block=block: encode([first[key] for key in block])))
+            blocks.append(self._cached(block, partial(encode, [first[key] for key in block])))
             progress.update(len(block))
         progress.close()
         found = np.concatenate(blocks) if blocks else encode([])
@@ -160,21 +161,21 @@ class FrozenEncoder:
     @torch.inference_mode()
     def _words(self, texts: Sequence[str]) -> Vectors:
         ids = [self.preprocessor.words(Listing(title=text)) for text in texts]
+        rows = sorted((len(one), row) for row, one in enumerate(ids) if one is not None)  # little is padded
         vectors = np.zeros((len(texts), self.model.config.width), np.float32)
-        rows = sorted((i for i, one in enumerate(ids) if one is not None), key=lambda i: len(ids[i]))
         for start in range(0, len(rows), _BATCH):
-            taken = rows[start : start + _BATCH]
-            word_ids, mask = pad_words([ids[i] for i in taken], self.preprocessor.pad_id)
+            taken = [row for _, row in rows[start : start + _BATCH]]
+            word_ids, mask = pad_words([ids[row] for row in taken], self.preprocessor.pad_id)
             no_pictures = torch.zeros(0, dtype=torch.int64)
             batch = Batch(word_ids=word_ids, word_mask=mask, picture_rows=no_pictures).to(self.device)
             vectors[taken] = self.model.pool_words(self.model(batch))[1].cpu().numpy()
         return vectors
 
     @torch.inference_mode()
-    def _pictures(self, pixels: Iterator[torch.Tensor]) -> Vectors:
+    def _pictures(self, pixels: Iterator[npt.NDArray[np.uint8] | None]) -> Vectors:
         pooled = [np.zeros((0, self.model.stem.pooled_width), np.float32)]
-        while batch := [one for _, one in zip(range(_BATCH), pixels, strict=False)]:
-            features = self.model.stem(torch.stack(batch).to(self.device))
+        while batch := [one for one in islice(pixels, _BATCH) if one is not None]:
+            features = self.model.stem(torch.from_numpy(np.stack(batch)).to(self.device))
             pooled.append(self.model.stem.pooled(features).cpu().numpy())
         return np.concatenate(pooled)
 

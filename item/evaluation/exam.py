@@ -30,30 +30,33 @@ BY_NEIGHBOURS = "leaf category by 5 neighbours"
 BY_PROBE = "leaf category by linear probe"
 WORDS_TO_PICTURE = "words to picture"
 PICTURE_TO_WORDS = "picture to words"
+TASKS = (SAME_PRODUCT, BY_NEIGHBOURS, BY_PROBE, WORDS_TO_PICTURE, PICTURE_TO_WORDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
     """The vectors of one encoder for one exam, (rows, D) float32 of unit norm or zero.
 
-    catalog: of the catalogue's listings; queries: of the exam's offers, None for an exam without.
+    catalog: of the catalogue's N listings; queries: of the exam's Q queries.
     for_leaf: of the catalogue, where the category tasks have vectors of their own.
     halves: by words alone and by picture alone, of the catalogue, where both are in one space.
+    note: what else a reader of its figures should know.
     """
 
     name: str
     inputs: Modality
     catalog: Vectors
-    queries: Vectors | None = None
+    queries: Vectors
     for_leaf: Vectors | None = None
     halves: tuple[Vectors, Vectors] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
     """How one contestant answered the Q queries of one task.
 
-    positions: (Q,) of the queries among the exam's offers, or among the catalogue's rows; ids: their product ids.
+    positions: (Q,) of what was asked, among the exam's queries (same product) or the catalogue; ids: product ids.
     products: what each is about; the bootstrap draws these.
     values: for each measure (Q,) float64 in [0, 1]. expected, predicted: leaves, in the category tasks only.
     """
@@ -109,6 +112,11 @@ class Exam:
         """Positions of the catalogue's rows of the split."""
         return self._rows_of(self.split)
 
+    @cached_property
+    def queries(self) -> Sequence[Listing]:
+        """What is asked in the same-product task: the offers, or the rows of the split."""
+        return [self.catalog[i] for i in self.rows] if self.offers is None else self.offers
+
     def sit(self, contestant: Contestant) -> Iterator[Answers]:
         """The contestant's answers to all tasks that it can answer; a task without queries has none."""
         yield self.same_product(contestant.catalog, contestant.queries)
@@ -116,26 +124,27 @@ class Exam:
         yield self.leaf_by_neighbours(for_leaf)
         yield self.leaf_by_probe(for_leaf)
         if contestant.halves is not None:
-            yield self.across(WORDS_TO_PICTURE, *contestant.halves)
-            yield self.across(PICTURE_TO_WORDS, *reversed(contestant.halves))
+            words, picture = contestant.halves
+            yield self.across(WORDS_TO_PICTURE, words, picture)
+            yield self.across(PICTURE_TO_WORDS, picture, words)
 
-    def same_product(self, base: Vectors, queries: Vectors | None) -> Answers:
-        """Each offer, or without offers each row of the split, against all (other) rows of the catalogue.
+    def same_product(self, base: Vectors, queries: Vectors) -> Answers:
+        """Each query against all rows of the catalogue, its own excepted.
 
-        base: (N, D); queries: (M, D), None without offers. A query without a listing of its product is left out.
+        base: (N, D), queries: (Q, D). A query without a listing of its product is left out.
         """
-        if self.offers is None:
-            groups = [listing.group_id for listing in self.catalog]
-            asked = [groups[i] for i in self.rows]
-            found = same_product(
-                base[self.rows], base, query_products=asked, base_products=groups, own_rows=self.rows.tolist()
-            )
-            return self._found(SAME_PRODUCT, self.rows, self.catalog, found)
-        assert queries is not None
-        asked = [offer.group_id for offer in self.offers]
-        known = [listing.product_id for listing in self.catalog]
-        found = same_product(queries, base, query_products=asked, base_products=known)
-        return self._found(SAME_PRODUCT, np.arange(len(self.offers)), self.offers, found)
+        by_group = self.offers is None
+        found = same_product(
+            queries,
+            base,
+            query_products=[query.group_id for query in self.queries],
+            base_products=[listing.group_id if by_group else listing.product_id for listing in self.catalog],
+            own_rows=self.rows.tolist() if by_group else None,
+        )
+        products = [
+            self._products.get((query.product_id if by_group else query.group_id) or "") for query in self.queries
+        ]
+        return _found(SAME_PRODUCT, np.arange(len(self.queries)), self.queries, products, found)
 
     def across(self, task: str, queries: Vectors, base: Vectors) -> Answers:
         """Each row of the split by one modality against those rows by the other; only its own other half counts.
@@ -145,7 +154,8 @@ class Exam:
         rows = np.array([i for i in self.rows if queries[i].any() and base[i].any()], dtype=np.intp)
         ids = [self.catalog[i].product_id for i in rows]
         found = same_product(queries[rows], base[rows], query_products=ids, base_products=ids)
-        return self._found(task, rows, self.catalog, found)
+        asked = [self.catalog[i] for i in rows]
+        return _found(task, rows, asked, [self._products[product_id] for product_id in ids], found)
 
     def leaf_by_neighbours(self, vectors: Vectors) -> Answers:
         """The leaves of the split's rows by the vote of the five nearest rows of train. vectors: (N, D)."""
@@ -165,8 +175,8 @@ class Exam:
         return self._named(BY_PROBE, asked, predicted)
 
     def subsets(self, attribute: str) -> dict[str, Positions]:
-        """For each value of an attribute of the offers, as text, the positions of those that have it."""
-        values = [offer.attributes.get(attribute) for offer in self.offers or ()]
+        """For each value of an attribute of the queries, as text, the positions of those that have it."""
+        values = [query.attributes.get(attribute) for query in self.queries]
         present = sorted({str(value) for value in values if value is not None})
         return {value: np.flatnonzero([str(v) == value for v in values]) for value in present}
 
@@ -189,23 +199,6 @@ class Exam:
         """product_id -> the product: what the catalogue groups it under."""
         return {listing.product_id: listing.group_id or listing.product_id for listing in self.catalog}
 
-    def _found(self, task: str, asked: Positions, listings: Sequence[Listing], found: SameProduct) -> Answers:
-        answered = np.flatnonzero(~np.isnan(found.reciprocal_rank))
-        positions = asked[answered]
-        queries = [listings[i] for i in positions]
-        name = "product_id" if listings is self.catalog else "group_id"
-        return Answers(
-            task=task,
-            positions=positions,
-            ids=[query.product_id for query in queries],
-            products=[self._products[getattr(query, name)] for query in queries],
-            values={
-                "recall@1": found.recall_at_1[answered],
-                "recall@10": found.recall_at_10[answered],
-                "MRR": found.reciprocal_rank[answered],
-            },
-        )
-
     def _named(self, task: str, asked: Positions, predicted: Sequence[Path | None]) -> Answers:
         expected = self._categories(asked)
         correct = [answer == truth for answer, truth in zip(predicted, expected, strict=True)]
@@ -219,3 +212,24 @@ class Exam:
             expected=expected,
             predicted=predicted,
         )
+
+
+def _found(
+    task: str,
+    positions: Positions,
+    queries: Sequence[Listing],
+    products: Sequence[str | None],
+    found: SameProduct,
+) -> Answers:
+    answered = np.flatnonzero(~np.isnan(found.reciprocal_rank)).tolist()
+    return Answers(
+        task=task,
+        positions=positions[answered],
+        ids=[queries[i].product_id for i in answered],
+        products=[products[i] or "" for i in answered],
+        values={
+            "recall@1": found.recall_at_1[answered],
+            "recall@10": found.recall_at_10[answered],
+            "MRR": found.reciprocal_rank[answered],
+        },
+    )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from item.evaluation import bootstrap
 from item.evaluation.bootstrap import Interval, mean_interval, paired_interval, statistic_interval, unpaired_interval
+from item.evaluation.classification import macro_f1
 
 
 def width(interval: Interval) -> float:
@@ -79,6 +80,17 @@ def test_blocks_of_resamples_are_all_used(monkeypatch: pytest.MonkeyPatch) -> No
     assert drawn.shape == (bootstrap.RESAMPLES, 10)
     assert (drawn.sum(axis=1) == 10).all()
     assert len(np.unique(drawn, axis=0)) > bootstrap.RESAMPLES // 2
+
+
+def test_interval_of_a_biased_statistic_is_around_its_value() -> None:
+    """Of 40 leaves with one query each, a resample sees 63%; here the leaves with few queries are the hard ones."""
+    names = [*(("rare", str(i)) for i in range(40)), *[("common",)] * 200]
+    answers = [*[("common",)] * 40, *[("common",)] * 200]
+    statistic = macro_f1(names, answers)
+    drawn = np.random.default_rng(0).multinomial(240, np.full(240, 1 / 240), size=500)
+    interval = statistic_interval(statistic, 240)
+    assert statistic(drawn.astype(float)).min() > interval.value  # every resample is too high
+    assert interval.low < interval.value < interval.high
 
 
 def test_no_queries_have_no_interval() -> None:

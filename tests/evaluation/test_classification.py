@@ -80,9 +80,9 @@ def test_val_chooses_the_strength(monkeypatch: pytest.MonkeyPatch) -> None:
     original = classification._fit
     monkeypatch.setattr(classification, "_fit", fit)
     probe_leaves(train, train, names)
-    assert fitted == [classification.PROBE_STRENGTHS[1]]
+    assert fitted == [classification.DEFAULT_STRENGTH]
     probe_leaves(train, train, names, train, names)
-    assert fitted[1:-1] == [*classification.PROBE_STRENGTHS]
+    assert fitted[1:] == [*classification.PROBE_STRENGTHS]
 
 
 leaves = st.sampled_from([A, B, C])
