@@ -18,7 +18,7 @@ OBJECTIVES = {
     "gmlm": "GMLM, words from the global vector",
     "gmim": "GMIM, patches from the global vector",
 }
-CHART_WIDTH, CHART_HEIGHT, CHART_POINTS = 300, 90, 150
+CHART_WIDTH, CHART_HEIGHT, CHART_POINTS = 300, 90, 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +77,15 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Everything the page shows. `searches` by section title; `losses` the lines of the run's losses.jsonl."""
+    """Everything the page shows.
+
+    `searches` by section title, `evaluation` by task; `losses` are the lines of the run's losses.jsonl.
+    """
 
     facts: Mapping[str, str]
     searches: Mapping[str, Sequence[Query]]
     predictions: Sequence[Prediction]
-    evaluation: Table
+    evaluation: Mapping[str, Table]
     check: Table
     refused: Table
     losses: Sequence[Mapping[str, float]]

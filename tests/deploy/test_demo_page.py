@@ -35,7 +35,7 @@ def page() -> Page:
             "By both": [query("d", card("d"))],
         },
         predictions=[Prediction(asked=card("e"), paths=[("Home/Kitchen/Mugs", 0.8), ("Toys/Bears", 0.2)])],
-        evaluation=Table(columns=["encoder", "recall@1"], rows=[["words", "0.42 [0.40, 0.44]"]]),
+        evaluation={"same product": Table(columns=["inputs", "recall@1"], rows=[["words", "0.42 [0.40, 0.44]"]])},
         check=Table(columns=["", "rows"], rows=[["kept", "1,161"]]),
         refused=Table(columns=["planted", "reason"], rows=[["missing_id", "is blank"]]),
         losses=[{"step": step, "loss": 10 / step, "mlm": 5 / step} for step in range(1, 401)],
@@ -80,7 +80,14 @@ def test_shows_every_query_and_hit(page: Page) -> None:
 
 def test_shows_what_was_measured(page: Page) -> None:
     html = render_page(page)
-    for text in ("1,161", "0.42 [0.40, 0.44]", "is blank", "python -m training.check --catalog demo/shop", "400 steps"):
+    for text in (
+        "1,161",
+        "same product",
+        "0.42 [0.40, 0.44]",
+        "is blank",
+        "python -m training.check --catalog demo/shop",
+        "400 steps",
+    ):
         assert text in html
     assert '<meter value="0.800"' in html
     assert html.count('<span class="badge">right</span>') == 1
@@ -96,7 +103,7 @@ def test_escapes_what_sellers_write(page: Page) -> None:
         facts={ATTACK: ATTACK},
         searches={ATTACK: [Query(asked=bad, hits=[bad], has_answer=True)]},
         predictions=[Prediction(asked=bad, paths=[(ATTACK, 0.5)])],
-        evaluation=table,
+        evaluation={ATTACK: table},
         check=table,
         refused=table,
         stages=[Stage(command=ATTACK, seconds=1)],
