@@ -322,7 +322,7 @@ COLOURS: dict[str, tuple[Colour, tuple[str, ...]]] = {
 }
 
 PATTERN_WORDS: dict[str, tuple[str, ...]] = {
-    "plain": ("plain", "solid", "", ""),
+    "plain": ("plain", "solid", "unpatterned"),
     "stripes": ("striped", "stripes", "stripe print"),
     "dots": ("dotted", "polka dot", "spotted"),
     "checks": ("checked", "plaid", "gingham"),

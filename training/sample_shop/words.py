@@ -10,98 +10,96 @@ from training.sample_shop.leaves import COLOURS, PATTERN_WORDS
 from training.sample_shop.products import Product
 
 MISSPELT_SHARE = 0.12  # of the titles have one misspelt word
+BOILERPLATE_SHARE = 0.6  # of the descriptions end in the seller's boilerplate
 
 WordsFamily = Literal["reorder", "drop", "misspell", "shout"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seller:
-    """A seller of the shop: `title` and `sentence` are filled with a product's words, `boilerplate` stays as it is."""
+    """A seller of the shop, with what it writes below its descriptions and whether it shouts."""
 
     name: str
-    title: str
-    sentence: str
-    boilerplate: str = ""
+    boilerplate: str
     shouts: bool = False
 
 
 SELLERS = (
+    Seller(name="Nordwick Outlet", boilerplate="Fast dispatch from our own warehouse."),
+    Seller(name="Casa Brillo", boilerplate="Free returns within 30 days."),
+    Seller(name="megadealz", boilerplate="best price guaranteed!!! order today", shouts=True),
+    Seller(name="Petit Comptoir", boilerplate="Carefully chosen for you by our team."),
+    Seller(name="Harbour Goods", boilerplate="Sold and shipped by Harbour Goods. Two-year warranty."),
+    Seller(name="Lumen & Sons", boilerplate="Questions? Our shop has been there for you for three generations."),
+    Seller(name="trendbazaar", boilerplate="Follow our shop for weekly offers and vouchers."),
     Seller(
-        name="Nordwick Outlet",
-        title="{brand} {model} {noun} {colour} {pattern}",
-        sentence="{model}: {form} {noun}, {material}, ideal for {use}.",
-        boilerplate="Fast dispatch from our own warehouse.",
-    ),
-    Seller(
-        name="Casa Brillo",
-        title="{colour} {pattern} {noun} by {brand}, {material}",
-        sentence="{colour} {noun} with {second} details, size {size}.",
-        boilerplate="Free returns within 30 days.",
-    ),
-    Seller(
-        name="megadealz",
-        title="new {brand} {noun} {form} {colour} {size} top price",
-        sentence="buy {noun} {brand} {model} {colour} online now, limited stock",
-        boilerplate="best price guaranteed!!! order today",
-        shouts=True,
-    ),
-    Seller(
-        name="Petit Comptoir",
-        title="{noun} {model}, {pattern} {material}, {colour} and {second}",
-        sentence="Our favourite {noun} for {use}: {material}, {form}, carefully finished.",
-    ),
-    Seller(
-        name="Harbour Goods",
-        title="{brand} {form} {noun} - {size} - {colour}",
-        sentence="{brand} is known for {material}: meet the {form} {noun}.",
-        boilerplate="Sold and shipped by Harbour Goods. Two-year warranty.",
-    ),
-    Seller(
-        name="Lumen & Sons",
-        title="{model} {material} {noun} ({colour}, {size})",
-        sentence="Colour: {colour}. Second colour: {second}. Material: {material}. Size: {size}. Style: {form}.",
-    ),
-    Seller(
-        name="trendbazaar",
-        title="{pattern} {noun} {colour} {second} {form} for {use}",
-        sentence="Everybody will love the {pattern} {noun}! A perfect gift and a great choice for {use}.",
-        boilerplate="Follow our shop for weekly offers and vouchers.",
-    ),
-    Seller(
-        name="Alma Trading",
-        title="{brand} {model} {size} {noun} in {colour}",
-        sentence="Original {brand} {noun}, model {model}, {colour} with {second}.",
-        boilerplate="All pictures show the original item. Colours may differ slightly on your screen.",
+        name="Alma Trading", boilerplate="Pictures show the original item. Colours may differ slightly on your screen."
     ),
 )
+
+TITLES = (
+    "{brand} {model} {noun} {colour} {pattern}",
+    "{colour} {pattern} {noun} by {brand}, {material}",
+    "{brand} {noun} {form} {colour} {size}",
+    "{noun} {model}, {pattern} {material}, {colour} and {second}",
+    "{brand} {form} {noun} - {size} - {colour}",
+    "{model} {material} {noun} ({colour}, {size})",
+    "{pattern} {noun} {colour} {second} {form} for {use}",
+    "{brand} {model} {size} {noun} in {colour}",
+    "{form} {pattern} {noun}, {colour}/{second}, {brand}",
+    "{noun} {brand} {model} {pattern} {colour}",
+)
+SENTENCES = (
+    "{colour} {noun} with {second} details.",
+    "{brand} {noun}, model {model}, {colour}.",
+    "{pattern} {noun}: {material}, {form}.",
+    "{noun} in {colour} for {use}.",
+    "{form} {noun}, {material}, size {size}.",
+    "Colour {colour}, {pattern}, {second}.",
+    "{model} by {brand} for {use}.",
+    "{noun}, {pattern}, {colour} and {second}.",
+)
+SENTENCES_A_DESCRIPTION = 3
+
+
+class Wording(dict[str, str]):
+    """A product's words by slot; each time a slot is filled, one of its synonyms is taken."""
+
+    def __init__(self, product: Product, rng: Random) -> None:
+        super().__init__()
+        self._rng = rng
+        self._synonyms: dict[str, tuple[str, ...]] = {
+            "brand": (product.brand,),
+            "model": (product.model,),
+            "noun": product.leaf.nouns,
+            "colour": COLOURS[product.colour][1],
+            "second": COLOURS[product.second_colour][1],
+            "pattern": PATTERN_WORDS[product.pattern],
+            "form": (product.form,),
+            "material": (product.material,),
+            "size": (product.size,),
+            "use": product.leaf.uses,
+        }
+
+    def __missing__(self, slot: str) -> str:
+        return self._rng.choice(self._synonyms[slot])
+
+    def fill(self, template: str) -> str:
+        """The template as a sentence of its own."""
+        text = template.format_map(self)
+        return text[:1].upper() + text[1:]
 
 
 def write_words(product: Product, seller: Seller, rng: Random) -> tuple[str, str]:
     """(title, description) of a seller's offer."""
-    words = {
-        "brand": product.brand,
-        "model": product.model,
-        "noun": rng.choice(product.leaf.nouns),
-        "colour": rng.choice(COLOURS[product.colour][1]),
-        "second": rng.choice(COLOURS[product.second_colour][1]),
-        "pattern": rng.choice(PATTERN_WORDS[product.pattern]),
-        "form": product.form,
-        "material": product.material,
-        "size": product.size,
-        "use": rng.choice(product.leaf.uses),
-    }
-    title = " ".join(seller.title.format(**words).split())
+    wording = Wording(product, rng)
+    title = wording.fill(rng.choice(TITLES))
     if rng.random() < MISSPELT_SHARE:
         title = misspell(title, rng)
-    other = rng.choice([other for other in SELLERS if other is not seller])
-    sentences = [_sentence(seller.sentence, words), _sentence(other.sentence, words)]
-    description = " ".join([*sentences, seller.boilerplate]).strip()
-    return (title.upper() if seller.shouts else title[:1].upper() + title[1:]), description
-
-
-def _sentence(template: str, words: dict[str, str]) -> str:
-    sentence = " ".join(template.format(**words).split())
-    return sentence[:1].upper() + sentence[1:]
+    sentences = [wording.fill(sentence) for sentence in rng.sample(SENTENCES, SENTENCES_A_DESCRIPTION)]
+    if rng.random() < BOILERPLATE_SHARE:
+        sentences.append(seller.boilerplate)
+    return (f"NEW {title.upper()}" if seller.shouts else title), " ".join(sentences)
 
 
 def misspell(text: str, rng: Random) -> str:
