@@ -19,7 +19,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 def clusters(per_leaf: int, seed: int = 0) -> tuple[np.ndarray, list[tuple[str, ...]]]:
     generator = np.random.default_rng(seed)
     centres = np.repeat(np.eye(3, 8), per_leaf, axis=0)
-    leaves = [leaf for leaf in (A, B, C) for _ in range(per_leaf)]
+    leaves: list[tuple[str, ...]] = [leaf for leaf in (A, B, C) for _ in range(per_leaf)]
     return unit(centres + 0.15 * generator.standard_normal(centres.shape)), leaves
 
 

@@ -83,7 +83,7 @@ def test_zero_query_is_a_tie_of_all_rows() -> None:
     found = same_product(
         np.zeros((1, 20), np.float32), base, query_products=["7"], base_products=[str(i) for i in range(20)]
     )
-    np.testing.assert_allclose(measures_of(found)[0], [1 / 20, 10 / 20, np.mean(1 / np.arange(1, 21))])
+    np.testing.assert_allclose(measures_of(found)[0], [1 / 20, 10 / 20, float(np.mean(1 / np.arange(1, 21)))])
 
 
 def test_ranks_below_the_depth_are_not_found() -> None:
