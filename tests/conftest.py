@@ -17,6 +17,8 @@ from item.model.encoder import ITEm
 from item.preprocessing.preprocessor import Preprocessor, PreprocessorConfig
 from item.preprocessing.words import train_tokenizer
 
+torch.set_num_threads(1)  # the models of the tests are too small for more, and machines are shared
+
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200), "black": (20, 20, 20)}
 KINDS = ("shirt", "mug", "chair")
 

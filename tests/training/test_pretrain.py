@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from item.engine import load_engine
-from item.model.starting import create_backbone
+from item.model.stem import create_backbone
 from training import pretrain as program
 from training.loop import Trainer
 from training.pretrain import main
@@ -87,7 +87,6 @@ def test_other_seeds_give_other_models(config: Path, catalog_folder: Path, tmp_p
 @pytest.mark.slow
 def test_ray_trains_alike(config: Path, catalog_folder: Path, tmp_path: Path) -> None:
     """One worker sees the batches of the plain loop; two workers share them, and go on from its checkpoint."""
-    torch.set_num_threads(1)  # as many as the two workers of this small machine get
     assert train(config, catalog_folder, tmp_path / "plain", "run.steps=4") == 0
     assert train(config, catalog_folder, tmp_path / "ray", "run.steps=4", "--workers", "2") == 0
     plain, ray = records(tmp_path / "plain"), records(tmp_path / "ray")
@@ -99,7 +98,7 @@ def test_ray_trains_alike(config: Path, catalog_folder: Path, tmp_path: Path) ->
 def test_frozen_stem_is_cached_with_masked_views(
     config: Path, catalog_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stem weights from a file; features are computed once; masked pixels do not reach the views."""
+    """Stem weights from a file; features are computed once; the stem itself is not trained."""
     torch.manual_seed(0)
     weights = tmp_path / "stem.pt"
     torch.save(create_backbone("test_efficientnet.r160_in1k", 32).state_dict(), weights)
@@ -141,7 +140,7 @@ def test_unreadable_listings_are_left_out_and_written_down(
         (["--device", "tpu"], "device: 'tpu' is none of"),
         (["model.num_heads=5"], "num_heads: 5 must divide width 32"),
         (["start.words=/no/such/folder"], "no such folder"),
-        (["model.stem=no_such_model"], "timm has no model 'no_such_model'"),
+        (["model.stem=no_such_model", "start.stem_weights=hub"], "timm has no model 'no_such_model'"),
         (["model.stem=test_efficientnet.r160_in1k"], "random stem that is never trained"),
         (["model.stem=test_efficientnet.r160_in1k", "start.stem_weights=/no/file"], "/no/file: no such file"),
         (["optimiser.lr=1e30", "optimiser.max_grad_norm=1e30"], "the loss is not finite"),
