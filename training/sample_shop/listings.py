@@ -12,7 +12,7 @@ from PIL import Image
 
 from training.sample_shop.photos import Photo, PictureFamily, plan_photo, retake, take
 from training.sample_shop.products import Product, make_product, split_of
-from training.sample_shop.words import SELLERS, Seller, WordsFamily, reword, write_words
+from training.sample_shop.words import SELLERS, TITLES, Seller, WordsFamily, reword, write_words
 
 Row = dict[str, str | float | bool | None]
 
@@ -46,23 +46,26 @@ def listings_of(seed: int, number: int) -> Iterator[tuple[Entry, Entry | None]]:
     product, split = make_product(seed, number), split_of(seed, number)
     drawing = product.drawn()
     rng = Random(f"{seed}/offers/{number}")
-    for position, seller in enumerate(rng.sample(SELLERS, rng.randint(MIN_OFFERS, MAX_OFFERS))):
+    sellers = rng.sample(SELLERS, rng.randint(MIN_OFFERS, MAX_OFFERS))
+    for position, (seller, order) in enumerate(zip(sellers, rng.sample(TITLES, len(sellers)), strict=True)):
         own = Random(f"{seed}/listing/{number}/{position}")
         photo = plan_photo(own)
-        row = _row(product, seller, split, f"{number:06d}-{position}", photo, own)
+        words = write_words(product, seller, order, own)
+        row = _row(product, seller, words, split, f"{number:06d}-{position}", photo, own)
         offer = _offer(row, product, photo, drawing, own) if split != "train" else None
         yield Entry(row=row, picture=take(photo, drawing) if row["image"] else None), offer
 
 
-def _row(product: Product, seller: Seller, split: str, product_id: str, photo: Photo, rng: Random) -> Row:
-    title, description = write_words(product, seller, rng)
+def _row(
+    product: Product, seller: Seller, words: tuple[str, str], split: str, product_id: str, photo: Photo, rng: Random
+) -> Row:
     # What is missing: mostly the description, now and then the picture, the words, or the category.
     missing = rng.choices(("", "description", "image", "words"), (83, 11, 4, 2))[0]
     return {
         "product_id": product_id,
         "group_id": product.group_id,
-        "title": None if missing == "words" else title,
-        "description": None if missing in ("words", "description") else description,
+        "title": None if missing == "words" else words[0],
+        "description": None if missing in ("words", "description") else words[1],
         "image": None if missing == "image" else _picture_path(product.number, product_id, photo),
         "category": None if rng.random() < 0.03 else product.leaf.category,
         "language": "en",

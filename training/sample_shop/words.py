@@ -90,10 +90,10 @@ class Wording(dict[str, str]):
         return text[:1].upper() + text[1:]
 
 
-def write_words(product: Product, seller: Seller, rng: Random) -> tuple[str, str]:
-    """(title, description) of a seller's offer."""
+def write_words(product: Product, seller: Seller, order: str, rng: Random) -> tuple[str, str]:
+    """(title, description) of a seller's offer; `order` is the one of TITLES that it puts its words in."""
     wording = Wording(product, rng)
-    title = wording.fill(rng.choice(TITLES))
+    title = wording.fill(order)
     if rng.random() < MISSPELT_SHARE:
         title = misspell(title, rng)
     sentences = [wording.fill(sentence) for sentence in rng.sample(SENTENCES, SENTENCES_A_DESCRIPTION)]
