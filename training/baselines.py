@@ -93,7 +93,7 @@ def fusion(name: str, course: Course) -> Contestant:
 def two_towers(course: Course) -> Contestant:
     """Late fusion with its chosen weights, and beside it the towers' words and picture."""
     find, sort = choose_weights(course)
-    towers = fit_towers(course.train)
+    towers = fit_towers(course.train, NUM_STEPS)
     halves = course.through(towers)
 
     def beside(late: Vectors, half: Frozen) -> Vectors:
@@ -196,7 +196,7 @@ def whitener(train: Vectors) -> Callable[[Vectors], Vectors]:
     return lambda x: unit(((x - mean) * present(x)[:, None]) @ scaled)
 
 
-def fit_towers(train: Frozen, num_steps: int = NUM_STEPS, seed: int = 0) -> Change:
+def fit_towers(train: Frozen, num_steps: int, seed: int = 0) -> Change:
     """Two MLPs into one space of `TOWER_WIDTH`: a listing's words near its own picture (symmetric InfoNCE).
 
     train: unit or zero rows; those with both parts are learned from. The same seed gives the same towers.
