@@ -26,8 +26,11 @@ def digest(path: Path) -> FileDigest:
 
 
 def publish(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file beside `path` and renames it: after a crash `path` holds all of it or what it held."""
-    beside = path.with_name(path.name + BESIDE)
+    """Lets `write` fill a file beside `path` and renames it: after a crash `path` holds all of it or what it held.
+
+    The file beside is this process's own: the last workers of a job that was killed may outlive it for seconds.
+    """
+    beside = path.with_name(f"{path.name}.{os.getpid()}{BESIDE}")
     write(beside)
     rename_durably(beside, path)
 

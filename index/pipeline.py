@@ -231,20 +231,22 @@ def num_cores() -> int:
 
 @contextmanager
 def ray_session(job: Job) -> Iterator[None]:
-    """Starts Ray on this machine, or joins the cluster that RAY_ADDRESS names, which must share the file system.
+    """Uses the Ray that runs in this process, or starts one, or joins the cluster that RAY_ADDRESS names.
 
-    Ray's CPUs are only its count of what may run at once: every process of every stage gets one, so that none waits for
-    another on a small machine. How many threads really run is decided by the stages.
+    A cluster must share the file system. Ray's CPUs are only its count of what may run at once: every process of every
+    stage gets one, so that none waits for another on a small machine. The stages decide how many threads really run.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    shard_bytes = job.shard_rows * 3 * job.picture_size**2
-    here = {
-        "num_cpus": job.num_workers + max(1, job.num_gpus) + 2,
-        "num_gpus": job.num_gpus,
-        "object_store_memory": MIN_OBJECT_STORE_BYTES + 2 * shard_bytes * (job.num_workers + SHARDS_WAITING),
-        "include_dashboard": False,
-    }
-    ray.init(**({} if "RAY_ADDRESS" in os.environ else here), log_to_driver=False, logging_level=logging.ERROR)
+    starts = not ray.is_initialized()
+    if starts:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        num_waiting = job.num_workers + SHARDS_WAITING
+        here = {
+            "num_cpus": job.num_workers + max(1, job.num_gpus) + 2,
+            "num_gpus": job.num_gpus,
+            "object_store_memory": MIN_OBJECT_STORE_BYTES + 2 * num_waiting * job.shard_rows * 3 * job.picture_size**2,
+            "include_dashboard": False,
+        }
+        ray.init(**({} if "RAY_ADDRESS" in os.environ else here), log_to_driver=False, logging_level=logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # bytes: a block for each row
     context.enable_progress_bars = False
@@ -254,4 +256,5 @@ def ray_session(job: Job) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        if starts:
+            ray.shutdown()

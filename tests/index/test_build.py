@@ -1,0 +1,359 @@
+"""The job as a whole, on a real small model: what it makes, refuses, and does after it was killed.
+
+What Ray does is tested on Ray; what the job decides around it, with the same stages run in this process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+
+import index.build
+from index.build import REFUSED_FILE, BuildConfig, Summary, build, main
+from index.manifest import read_manifest
+from index.pipeline import Embed, Job, pack, prepare, read, unpack, write
+from index.shards import PARTIAL, Mark, read_marks
+from index.store import Product, Store
+from item.catalog.listing import Listing
+from item.engine import load_engine
+from item.errors import CatalogError, ConfigError, ItemError, SpaceError, StoreError
+from item.model.config import ItemConfig
+from item.model.encoder import ITEm
+from item.preprocessing.preprocessor import Preprocessor
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def running_ray() -> Iterator[None]:
+    """One Ray for the whole module: starting it takes seconds."""
+    ray.init(num_cpus=5, object_store_memory=128 * 2**20, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def embed_here(job: Job, done: frozenset[int]) -> Generator[Mark]:
+        embed = Embed(job)
+        for table in read(pack(None), job, done):
+            yield unpack(write(embed(prepare(table, job.model)), job.folder))
+
+    monkeypatch.setattr(index.build, "embed_catalog", embed_here)
+
+
+@pytest.fixture
+def config(model_folder: Path, catalog_folder: Path, tmp_path: Path) -> BuildConfig:
+    return BuildConfig(
+        model=str(model_folder),
+        catalog=catalog_folder,
+        index=tmp_path / "index",
+        shard_rows=5,
+        num_workers=1,
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def other_model(tiny_config: ItemConfig, preprocessor: Preprocessor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other weights: another space."""
+    folder = tmp_path_factory.mktemp("other")
+    torch.manual_seed(2)
+    ITEm(tiny_config).save_pretrained(folder)
+    preprocessor.save_pretrained(folder)
+    return folder
+
+
+def built(config: BuildConfig) -> Summary:
+    summary = build(config)
+    assert summary is not None
+    return summary
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The content of the index; the manifest without its time."""
+    read = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    return read | {"manifest": repr(replace(read_manifest(folder), created="")).encode()}
+
+
+@pytest.mark.usefixtures("running_ray")
+def test_the_index_holds_what_the_library_computes(config: BuildConfig, listings: list[Listing]) -> None:
+    summary = built(config)
+    store = Store.open(config.index)
+    engine = load_engine(config.model, "cpu")
+    vectors = engine.encode(listings).vectors
+    assert len(store) == len(listings) == summary.num_rows == summary.num_embedded
+    assert store.manifest.space == engine.space
+    for row, listing in enumerate(listings):
+        vector = store.vector(listing.product_id)
+        assert vector is not None
+        np.testing.assert_allclose(vector, vectors[row], atol=1e-5)
+        assert store.product_at(row) == Product.from_listing(listing)
+    assert (config.index / REFUSED_FILE).read_text() == ""
+    assert not (config.index / PARTIAL).exists()
+
+
+@pytest.mark.usefixtures("running_ray")
+def test_pictures_as_bytes_and_bad_rows(config: BuildConfig, listings: list[Listing], tmp_path: Path) -> None:
+    """A Parquet file with its pictures inside. Bad rows are left out and listed; the other vectors are the same."""
+    rows: list[dict[str, object]] = [
+        {
+            "product_id": listing.product_id,
+            "title": listing.title,
+            "description": listing.description,
+            "image": {"bytes": listing.images[0].data, "path": listing.images[0].reference} if listing.images else None,
+        }
+        for listing in listings
+    ]
+    rows[3:3] = [
+        {"product_id": "broken", "image": {"bytes": b"no picture"}},
+        {"product_id": "none"},
+        {"title": "a mug"},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "catalog.parquet")
+    summary = built(replace(config, catalog=tmp_path / "catalog.parquet"))
+    refused = [json.loads(line) for line in (config.index / REFUSED_FILE).read_text().splitlines()]
+    assert [(row["line"], row["product_id"]) for row in refused] == [(4, "broken"), (5, "none"), (6, "")]
+    assert (summary.num_rows, summary.num_refused, summary.num_embedded) == (len(rows), 3, len(listings))
+    assert "3 refused: see refused.jsonl" in summary.lines()
+    store, expected = Store.open(config.index), load_engine(config.model, "cpu").encode(listings).vectors
+    for row, listing in enumerate(listings):
+        vector = store.vector(listing.product_id)
+        assert vector is not None
+        np.testing.assert_allclose(vector, expected[row], atol=1e-5)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_one_split(config: BuildConfig, listings: list[Listing]) -> None:
+    summary = built(replace(config, splits=("test", "val")))
+    store = Store.open(config.index)
+    expected = [listing.product_id for listing in listings if listing.split in ("test", "val")]
+    assert [store.product_at(row).product_id for row in range(len(store))] == expected
+    assert f"{len(listings) - len(expected)} of other splits than test, val" in summary.lines()
+    with pytest.raises(CatalogError, match="nothing to index: no listing is of the splits none"):
+        build(replace(config, splits=("none",), index=config.index / "none"))
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_catalogue_with_nothing_to_index(config: BuildConfig, tmp_path: Path) -> None:
+    (tmp_path / "catalog.csv").write_text("product_id,title\na,\nb,\n")
+    with pytest.raises(CatalogError, match=r"2 rows are refused \(see refused\.jsonl\), 2 of them for: "):
+        build(replace(config, catalog=tmp_path))
+    assert not (config.index / PARTIAL).exists()
+    assert len((config.index / REFUSED_FILE).read_text().splitlines()) == 2
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_built_index_is_left_alone(config: BuildConfig) -> None:
+    built(config)
+    before = files(config.index)
+    assert build(config) is None
+    assert files(config.index) == before
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_damaged_index_is_built_again(config: BuildConfig) -> None:
+    manifest = built(config).manifest
+    before = files(config.index)
+    (config.index / manifest.file(".faiss")).write_bytes(b"damaged")
+    built(config)
+    assert files(config.index) == before
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_another_space_is_not_replaced_by_accident(config: BuildConfig, other_model: Path) -> None:
+    old = built(config).manifest
+    other = replace(config, model=str(other_model))
+    with pytest.raises(SpaceError, match=f"holds an index of space {old.space[:12]}.*--replace"):
+        build(other)
+    assert read_manifest(config.index) == old
+    assert built(replace(other, replace=True)).manifest.space != old.space
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_changed_catalogue_replaces_its_index(config: BuildConfig, catalog_folder: Path, tmp_path: Path) -> None:
+    built(config)
+    folder = tmp_path / "shop"
+    shutil.copytree(catalog_folder, folder)
+    with (folder / "catalog.jsonl").open("a") as file:
+        file.write(json.dumps({"product_id": "new", "title": "a new mug"}) + "\n")
+    built(replace(config, catalog=folder))
+    assert Store.open(config.index).product("new") is not None
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_an_interrupted_publication_is_finished(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after the last shard: nothing is embedded again."""
+    whole = built(replace(config, index=config.index.with_name("whole"))).manifest
+    with monkeypatch.context() as patched:
+        patched.setattr(index.build, "write_store", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(config)
+    monkeypatch.setattr(index.build, "embed_catalog", interrupt)
+    summary = built(config)
+    assert summary.num_embedded == 0
+    assert summary.manifest.files == whole.files
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_an_interrupted_replacement_leaves_the_index(
+    config: BuildConfig, other_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(config)
+    before = files(config.index)
+    monkeypatch.setattr(index.build, "write_store", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build(replace(config, model=str(other_model), replace=True))
+    shutil.move(config.index / PARTIAL, config.index.with_name(PARTIAL))
+    assert files(config.index) == before
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_partial_work_of_another_model_is_refused(
+    config: BuildConfig, other_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(index.build, "write_store", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(config)
+    with pytest.raises(StoreError, match=r"partial work with another space.*--restart"):
+        build(replace(config, model=str(other_model)))
+    summary = built(replace(config, model=str(other_model), restart=True))
+    assert summary.num_embedded == summary.num_rows
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_catalogue_that_changes_while_it_is_read(
+    config: BuildConfig, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(catalog_folder, folder)
+    embed = index.build.embed
+
+    def embed_and_change(*arguments: object) -> None:
+        embed(*arguments)  # type: ignore[arg-type]
+        os.utime(folder / "catalog.jsonl", (0, 0))
+
+    monkeypatch.setattr(index.build, "embed", embed_and_change)
+    with pytest.raises(CatalogError, match=r"changed while it was read; .*--restart"):
+        build(replace(config, catalog=folder))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("running_ray")
+def test_a_killed_job_goes_on(config: BuildConfig) -> None:
+    """kill -9 at a random point: what was done is not done again, and the bytes are those of a job left in peace."""
+    whole = built(replace(config, index=config.index.with_name("whole"), shard_rows=1))
+    names = {"model": config.model, "catalog": config.catalog, "index": config.index, "shard-rows": 1, "workers": 1}
+    arguments = [word for name, value in names.items() for word in (f"--{name}", str(value))]
+    job = subprocess.Popen([sys.executable, "-m", "index.build", *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
+    enough = random.randint(1, whole.num_rows // 2)
+    while job.poll() is None and len(list((config.index / PARTIAL).glob("shard-*.json"))) < enough:
+        time.sleep(0.005)
+    job.send_signal(signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL, "the job ended before it was killed"
+    num_done = sum(mark.count for mark in read_marks(config.index / PARTIAL).values())
+    with pytest.raises(StoreError, match="never finished"):
+        Store.open(config.index)
+    summary = built(replace(config, shard_rows=1))
+    assert 0 < summary.num_embedded <= whole.num_rows - num_done < whole.num_rows
+    assert files(config.index) == files(config.index.with_name("whole"))
+
+
+@pytest.mark.usefixtures("running_ray")
+def test_an_encoder_that_dies_ends_the_job_with_a_reason(config: BuildConfig) -> None:
+    with ThreadPoolExecutor(1) as killer:
+        killed = killer.submit(kill_encoder, encoders())
+        with pytest.raises(ItemError, match=r"a worker's process ended.*start again"):
+            build(replace(config, shard_rows=1))
+        killed.result()
+    assert built(replace(config, shard_rows=1)).manifest.count == 48
+
+
+def kill_encoder(before: set[int]) -> None:
+    """Kills the process of the embedding stage as soon as there is a new one."""
+    for _ in range(3000):
+        for process in encoders() - before:
+            os.kill(process, signal.SIGKILL)
+            return
+        time.sleep(0.01)
+    raise TimeoutError("no process of the embedding stage")
+
+
+def encoders() -> set[int]:
+    """The embedding stage's processes below this process's Ray."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            is_encoder = b"MapBatches(Embed)" in (process / "cmdline").read_bytes()
+            if is_encoder and parent(parent(process)).name == str(os.getpid()):
+                found.add(int(process.name))
+    return found
+
+
+def parent(process: Path) -> Path:
+    return process.parent / (process / "stat").read_text().rpartition(")")[2].split()[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shard_rows": 0}, "shard_rows: 0"),
+        ({"num_workers": 0}, "num_workers: 0"),
+        ({"device": "tpu"}, "device: 'tpu'"),
+    ],
+)
+def test_the_configuration_names_what_is_wrong(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        BuildConfig(model="M", catalog=Path("C"), index=Path("I"), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(config: BuildConfig) -> None:
+    with pytest.raises(ConfigError, match="no GPU"):
+        build(replace(config, device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "none", "--catalog", "{catalog}"), "none"),
+        (("--model", "{model}", "--catalog", "none"), "none: no such file or folder"),
+        (("--model", "{model}", "--catalog", "{catalog}", "--shard-rows", "0"), "shard_rows: 0 is below 1"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: tuple[str, ...],
+    message: str,
+    model_folder: Path,
+    catalog_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [word.format(model=model_folder, catalog=catalog_folder) for word in arguments]
+    assert main([*words, "--index", str(tmp_path / "index")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
