@@ -144,11 +144,11 @@ def notes_on(sitting: Sitting, asked: Mapping[Modality, Vectors], num_refused: i
     without = {part: int((~asked[part].any(axis=1)).sum()) for part in MODALITIES}
     answered = {answers.task for _, answers in sitting.answers}
     notes = {
-        f"{num_refused:,} rows and offers were refused and left out.": num_refused,
-        f"{lost:,} offers were left out: their group_id is no product_id of the catalogue.": lost,
-        f"{unnamed:,} of {len(exam.rows):,} rows have no category and were not asked for one.": unnamed,
-        f"{without['words']:,} queries have no words: by words they are answered at random.": without["words"],
-        f"{without['picture']:,} queries have no picture: by picture they are answered at random.": without["picture"],
+        f"Rows and offers that were refused and left out: {num_refused:,}.": num_refused,
+        f"Offers of no listing of the catalogue, left out: {lost:,}.": lost,
+        f"Rows without category, not asked for one: {unnamed:,} of {len(exam.rows):,}.": unnamed,
+        f"Queries without words, by words answered at random: {without['words']:,}.": without["words"],
+        f"Queries without a picture, by picture answered at random: {without['picture']:,}.": without["picture"],
         **{f"Nothing to ask for: {task}.": task not in answered for task in TASKS},
         f"Baselines are left out: the starting weights are not known; {WAY_OUT}.": not with_baselines,
     }
