@@ -57,15 +57,20 @@ def probe_leaves(
 ) -> list[Path]:
     """The leaf that a logistic regression on the vectors of train gives each query.
 
-    Its strength C is the one of `PROBE_STRENGTHS` that is most accurate on val; without val `DEFAULT_STRENGTH`.
+    The vectors are centred and brought to one scale, all dimensions alike, so that C means the same for every encoder,
+    be its vectors spread out or close together. C is the one of `PROBE_STRENGTHS` that is most accurate on val; without
+    val `DEFAULT_STRENGTH`.
     """
     leaves = sorted(set(train_categories))
     if len(leaves) == 1:
         return leaves * len(queries)
     codes = {path: code for code, path in enumerate(leaves)}
     target = np.array([codes[path] for path in train_categories])
+    mean = train.mean(axis=0)
+    scale = max(float(np.linalg.norm(train - mean) / len(train) ** 0.5), 1e-12)
+    queries, train, val = ((x - mean) / scale for x in (queries, train, train[:0] if val is None else val))
     expected = np.array([codes.get(path, -1) for path in val_categories])
-    if val is None or not len(val):
+    if not len(val):
         probe = _fit(train, target, DEFAULT_STRENGTH)
     else:
         probes = [_fit(train, target, strength) for strength in PROBE_STRENGTHS]

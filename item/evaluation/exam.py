@@ -8,7 +8,7 @@ vector, as similar to everything: as a query it is answered at random, as a row 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -74,7 +74,8 @@ class Answers:
         measured = {name: mean_interval(values, self.products) for name, values in self.values.items()}
         if self.expected:
             statistic = macro_f1(self.expected, self.predicted)
-            measured["macro-F1"] = statistic_interval(statistic, len(self.expected), self.products)
+            shifted = statistic_interval(statistic, len(self.expected), self.products)
+            measured["macro-F1"] = replace(shifted, low=max(shifted.low, 0.0), high=min(shifted.high, 1.0))
         return measured
 
     def only(self, positions: Positions) -> Answers:

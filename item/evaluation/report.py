@@ -94,7 +94,7 @@ class Report:
     def text(self) -> str:
         """Aligned tables for a terminal."""
         about = "\n".join(f"{name}: {value}" for name, value in self.about.items())
-        return "\n\n".join([about, *(table.text() for table in self.tables()), *self.notes])
+        return "\n\n".join([about, *(table.text() for table in self.tables()), "\n".join(self.notes)])
 
     def save(self, folder: Path) -> None:
         """Writes evaluation.json and evaluation.md, each beside and renamed."""

@@ -64,6 +64,15 @@ def test_a_leaf_of_one_row_and_a_leaf_that_train_lacks() -> None:
     assert answers[:4] == [A, A, B, B]
 
 
+def test_probe_reads_vectors_that_are_close_together() -> None:
+    """As of an encoder whose vectors share a large common part: cosines of 0.9999 and more."""
+    (train, names), (queries, expected) = clusters(12), clusters(7, seed=1)
+    common = np.full(8, 100.0)
+    train, queries = unit(common + train), unit(common + queries)
+    assert (train @ train.T).min() > 0.9999
+    assert probe_leaves(queries, train, names) == expected
+
+
 def test_one_leaf_needs_no_probe() -> None:
     train, _ = clusters(2)
     assert probe_leaves(train, train, [A] * len(train), train, [A] * len(train)) == [A] * len(train)
