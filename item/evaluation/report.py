@@ -118,7 +118,7 @@ class Sitting:
         families = {
             f"{family}={value}": positions for family in FAMILIES for value, positions in exam.subsets(family).items()
         }
-        held = exam.subsets("held").get("True")
+        held = {value.lower(): positions for value, positions in exam.subsets("held").items()}.get("true")  # CSV: text
         self.subsets: dict[str, Positions] = families if held is None else {HELD: held, **families}
 
     def add(self, contestant: Contestant) -> None:
@@ -165,10 +165,10 @@ class Sitting:
 
     def _parts(self, answers: Answers) -> Iterator[tuple[str, Answers]]:
         """The answers as a whole, and of the same product those to each subset of the queries."""
-        yield ALL, answers
+        parts = {ALL: answers}
         if answers.task == SAME_PRODUCT:
-            parts = ((name, answers.only(positions)) for name, positions in self.subsets.items())
-            yield from ((name, part) for name, part in parts if len(part.ids))
+            parts |= {name: answers.only(positions) for name, positions in self.subsets.items()}
+        yield from ((name, part) for name, part in parts.items() if len(part.ids))
 
 
 def _result(
