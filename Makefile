@@ -26,10 +26,10 @@ lint: $(INSTALLED) ## ruff, mypy --strict, and whether the generated contract is
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy $(wildcard $(CHECKED))
-	proto/generate.sh --check
+	bash proto/generate.sh --check
 
 proto: ## generate item/v1/ from proto/item/v1/item.proto
-	proto/generate.sh
+	bash proto/generate.sh
 
 bench: $(INSTALLED) ## run one benchmark: make bench NAME=training ARGS="--json FILE"
 	$(PYTHON) -m benchmarks.$(NAME) $(ARGS)

@@ -12,6 +12,7 @@ are read: the job notices a changed catalogue file or model, but not a changed p
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections import Counter
@@ -27,11 +28,22 @@ from index.files import digest
 from index.manifest import Manifest, read_manifest
 from index.pipeline import Job, embed_catalog, num_cores
 from index.progress import Progress
-from index.shards import Mark, Plan, is_complete, partial_work, read_blocks, read_marks, remove_partial_work
+from index.shards import (
+    Mark,
+    Plan,
+    agree_on_plan,
+    discard_partial_work,
+    is_complete,
+    lock_partial_work,
+    read_blocks,
+    read_marks,
+    read_plan,
+    remove_partial_work,
+)
 from index.store import write_store
 from item.catalog.listing import Listing
 from item.catalog.reader import Refused, find_catalog, iterate_rows, write_refused
-from item.engine import load_engine
+from item.engine import Engine, load_engine
 from item.errors import CatalogError, ConfigError, ItemError, SpaceError, StoreError
 from item.model.folder import resolve_folder
 
@@ -74,13 +86,19 @@ class BuildConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a job did. `num_rows`: of the catalogue; `num_embedded`: listings embedded in this run, in `embed_s`."""
+    """What a job did.
+
+    num_rows: of the catalogue, num_refused of them left out. num_embedded: listings embedded in this run, in embed_s
+    seconds with the start of its processes. steady_rate: listings a second between the first finished shard and the
+    last; NaN where fewer than two were embedded.
+    """
 
     manifest: Manifest
     num_rows: int
     num_refused: int
     num_embedded: int
     embed_s: float
+    steady_rate: float
 
     def lines(self) -> str:
         """The summary for people."""
@@ -91,8 +109,8 @@ class Summary:
         if self.num_refused:
             rows += f", {self.num_refused:,} refused: see {REFUSED_FILE}"
         done = f"{self.num_embedded:,} listings in {self.embed_s:.1f} s"
-        if self.num_embedded:
-            done += f", {self.num_embedded / self.embed_s:,.1f} listings/s"
+        if not math.isnan(self.steady_rate):
+            done += f", {self.steady_rate:,.1f} listings/s once it ran"
         return (
             f"index     {rows}\n"
             f"vectors   width {manifest.vector_width}, space {manifest.space[:12]}, {manifest.engine}\n"
@@ -116,44 +134,54 @@ def build(config: BuildConfig) -> Summary | None:
         splits=config.splits,
         shard_rows=config.shard_rows,
     )
-    if is_built(config.index, plan):
-        remove_partial_work(config.index)
-        return None
     check_replaceable(config, plan)
-    with partial_work(config.index, plan, restart=config.restart) as folder:
+    with lock_partial_work(config.index) as folder:
+        if config.restart:
+            discard_partial_work(folder)
+        if is_built(config.index, plan):
+            if read_plan(folder) in (None, plan):
+                remove_partial_work(folder)
+            return None
+        agree_on_plan(folder, plan)
         marks = read_marks(folder)
-        num_before, start = num_embedded(marks), time.monotonic()
+        num_before, start, steady_rate = num_embedded(marks), time.monotonic(), math.nan
         if not is_complete(marks):
-            job = Job(
-                model=resolve_folder(config.model),
-                space=plan.space,
-                catalog=catalog,
-                splits=config.splits,
-                has_splits=has_splits(catalog) if config.splits else False,
-                shard_rows=config.shard_rows,
-                picture_size=engine.preprocessor.config.picture_size,
-                num_workers=config.num_workers or num_cores(),
-                num_gpus=count_gpus(config.device),
-                folder=folder.resolve(),
-            )
-            embed(job, marks)
+            steady_rate = embed(make_job(config, catalog, engine, folder), marks)
         embed_s = time.monotonic() - start
         after = catalog.stat()
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise CatalogError(f"{catalog}: changed while it was read; start again with --restart")
         manifest = publish_index(config, plan, folder, marks, engine.vector_width)
-        remove_partial_work(config.index)
+        remove_partial_work(folder)
     return Summary(
         manifest=manifest,
         num_rows=max(mark.shard.end_row for mark in marks.values()),
         num_refused=sum(len(mark.refused) for mark in marks.values()),
         num_embedded=manifest.count - num_before,
         embed_s=embed_s,
+        steady_rate=steady_rate,
     )
 
 
-def embed(job: Job, marks: dict[int, Mark]) -> None:
-    """Embeds the shards that have no mark, and adds theirs."""
+def make_job(config: BuildConfig, catalog: Path, engine: Engine, folder: Path) -> Job:
+    """What the workers need to know. Raises ConfigError for a device that is not there."""
+    return Job(
+        model=resolve_folder(config.model).resolve(),
+        space=engine.space,
+        catalog=catalog.absolute(),  # not resolved: pictures lie beside the link, where it is one
+        splits=config.splits,
+        has_splits=has_splits(catalog) if config.splits else False,
+        shard_rows=config.shard_rows,
+        picture_size=engine.preprocessor.config.picture_size,
+        num_workers=config.num_workers or num_cores(),
+        num_gpus=count_gpus(config.device),
+        folder=folder.resolve(),
+    )
+
+
+def embed(job: Job, marks: dict[int, Mark]) -> float:
+    """Embeds the shards that have no mark, and adds theirs. Returns the steady rate, see `Summary`."""
+    finished: list[tuple[float, int]] = []  # when, how many listings
     num_done = sum(mark.shard.end_row - mark.shard.first_row for mark in marks.values())
     if num_done:
         print(f"going on: {num_done:,} rows are done", file=sys.stderr)
@@ -163,9 +191,13 @@ def embed(job: Job, marks: dict[int, Mark]) -> None:
     ):
         for mark in embedded:
             marks[mark.shard.number] = mark
+            finished.append((time.monotonic(), mark.count))
             progress.update(mark.shard.end_row - mark.shard.first_row)
     if not is_complete(marks):
         raise StoreError(f"{job.folder}: {len(marks)} shards are done, but not all; start again to go on")
+    if len(finished) < 2:
+        return math.nan
+    return sum(count for _, count in finished[1:]) / (finished[-1][0] - finished[0][0])
 
 
 def publish_index(config: BuildConfig, plan: Plan, folder: Path, marks: dict[int, Mark], vector_width: int) -> Manifest:
@@ -173,7 +205,7 @@ def publish_index(config: BuildConfig, plan: Plan, folder: Path, marks: dict[int
     refused = [row for _, mark in sorted(marks.items()) for row in mark.refused]
     write_refused(refused, config.index / REFUSED_FILE)
     if num_embedded(marks) == 0:
-        remove_partial_work(config.index)
+        remove_partial_work(folder)
         raise CatalogError(f"{config.catalog}: nothing to index: {why_empty(refused, plan.splits)}")
     return write_store(
         config.index,
@@ -272,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = BuildConfig(**vars(arguments))
         summary = build(config)
-    except ItemError as error:
+    except (ItemError, OSError) as error:  # OSError: what a full disk or a missing permission raises
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -94,14 +94,14 @@ def embed_catalog(job: Job, done: frozenset[int]) -> Generator[Mark]:
     """Embeds all shards of the catalogue but those that are done, in any order, and yields their marks.
 
     Raises:
-        ItemError: what a stage raised, or that a worker's process ended.
+        ItemError, OSError: what a stage raised, for instance for a full disk; or that a worker's process ended.
     """
     with ray_session(job):
         try:
             for table in pipeline(job, done).iter_batches(batch_size=1, batch_format="pyarrow"):
                 yield unpack(table)
         except RayTaskError as error:
-            if isinstance(error.cause, ItemError):
+            if isinstance(error.cause, ItemError | OSError):
                 raise error.cause from error
             raise
         except RayError as error:

@@ -28,7 +28,7 @@ from index.store import Block, Product, Vectors, product_table
 from item.catalog.reader import Refused
 from item.errors import StoreError
 
-PARTIAL = "partial"
+PARTIAL, PLAN = "partial", "plan.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,49 +117,61 @@ def read_blocks(folder: Path, marks: Mapping[int, Mark]) -> Iterator[Block]:
 
 
 @contextmanager
-def partial_work(index: Path, plan: Plan, *, restart: bool) -> Iterator[Path]:
+def lock_partial_work(index: Path) -> Iterator[Path]:
     """The folder of an index's partial work, held by this job alone.
 
-    Args:
-        restart: discards what is there.
-
     Raises:
-        StoreError: another job is at work, or the partial work is of another plan.
+        StoreError: another job holds it, or the folder cannot be made.
     """
     folder = index / PARTIAL
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{index}: cannot be made into an index folder ({error.strerror}); give another") from error
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StoreError(f"{index}: another job is building it; wait for it or end it") from error
-        if restart:
-            for path in folder.glob("[ps]*"):
-                path.unlink()
-        _agree(folder / "plan.json", plan)
         yield folder
 
 
-def remove_partial_work(index: Path) -> None:
-    """Removes what an index no longer needs."""
-    shutil.rmtree(index / PARTIAL, ignore_errors=True)
-
-
-def _agree(path: Path, plan: Plan) -> None:
-    """Writes the plan where there is none. Raises StoreError where there is another."""
-    if not path.exists():
-        _publish_json(path, plan)
+def read_plan(folder: Path) -> Plan | None:
+    """The plan of the partial work in a folder; None where there is none. Raises StoreError where it is damaged."""
+    path = folder / PLAN
     try:
-        found = TypeAdapter(Plan).validate_json(path.read_bytes())
+        return TypeAdapter(Plan).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
     except ValidationError as error:
         raise StoreError(f"{path}: damaged; add --restart to discard the partial work") from error
-    different = [field.name for field in fields(Plan) if getattr(found, field.name) != getattr(plan, field.name)]
-    if different:
-        name = different[0]
-        raise StoreError(
-            f"{path.parent}: partial work with another {name}: {getattr(found, name)}, now {getattr(plan, name)};"
-            " start the job with the former to finish it, or add --restart to discard it"
-        )
+
+
+def agree_on_plan(folder: Path, plan: Plan) -> None:
+    """Writes the plan where there is none. Raises StoreError where the partial work is of another."""
+    found = read_plan(folder)
+    if found is None:
+        _publish_json(folder / PLAN, plan)
+        return
+    for name in (field.name for field in fields(Plan)):
+        there, here = getattr(found, name), getattr(plan, name)
+        if there != here:
+            raise StoreError(
+                f"{folder}: partial work with another {name}: {there}, now {here};"
+                " start the job with the former to finish it, or add --restart to discard it"
+            )
+
+
+def discard_partial_work(folder: Path) -> None:
+    """Removes plan, shards and marks, whole or half written; the lock stays where it is."""
+    for path in folder.iterdir():
+        if path.name != "lock":
+            path.unlink()
+
+
+def remove_partial_work(folder: Path) -> None:
+    """Removes the folder that an index no longer needs."""
+    shutil.rmtree(folder)
 
 
 def _publish_json(path: Path, content: Plan | Mark) -> None:

@@ -109,6 +109,7 @@ def test_the_index_holds_what_the_library_computes(config: BuildConfig, listings
         assert store.product_at(row) == Product.from_listing(listing)
     assert (config.index / REFUSED_FILE).read_text() == ""
     assert not (config.index / PARTIAL).exists()
+    assert 0 < summary.num_embedded / summary.embed_s < summary.steady_rate
 
 
 @pytest.mark.usefixtures("running_ray")
@@ -167,6 +168,17 @@ def test_a_built_index_is_left_alone(config: BuildConfig) -> None:
     before = files(config.index)
     assert build(config) is None
     assert files(config.index) == before
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_job_killed_between_publishing_and_tidying_up(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(index.build, "remove_partial_work", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(config)
+    assert (config.index / PARTIAL).exists()
+    assert build(config) is None
+    assert not (config.index / PARTIAL).exists()
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -252,9 +264,10 @@ def test_a_catalogue_that_changes_while_it_is_read(
     shutil.copytree(catalog_folder, folder)
     embed = index.build.embed
 
-    def embed_and_change(*arguments: object) -> None:
-        embed(*arguments)  # type: ignore[arg-type]
+    def embed_and_change(job: Job, marks: dict[int, Mark]) -> float:
+        steady_rate = embed(job, marks)
         os.utime(folder / "catalog.jsonl", (0, 0))
+        return steady_rate
 
     monkeypatch.setattr(index.build, "embed", embed_and_change)
     with pytest.raises(CatalogError, match=r"changed while it was read; .*--restart"):
@@ -342,6 +355,7 @@ def test_a_gpu_that_is_not_there(config: BuildConfig) -> None:
         (("--model", "none", "--catalog", "{catalog}"), "none"),
         (("--model", "{model}", "--catalog", "none"), "none: no such file or folder"),
         (("--model", "{model}", "--catalog", "{catalog}", "--shard-rows", "0"), "shard_rows: 0 is below 1"),
+        (("--model", "{model}", "--catalog", "{catalog}", "--index", "{file}"), "cannot be made into an index folder"),
     ],
 )
 def test_errors_are_one_line(
@@ -352,8 +366,10 @@ def test_errors_are_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = [word.format(model=model_folder, catalog=catalog_folder) for word in arguments]
-    assert main([*words, "--index", str(tmp_path / "index")]) == 2
+    (tmp_path / "file").write_text("in the way")
+    places = {"model": model_folder, "catalog": catalog_folder, "file": tmp_path / "file"}
+    words = [word.format(**places) for word in arguments]
+    assert main(["--index", str(tmp_path / "index"), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line

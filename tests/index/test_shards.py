@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from index.shards import PLAN as PLAN_FILE
 from index.shards import (
-    PARTIAL,
     Mark,
     Plan,
     Shard,
+    agree_on_plan,
+    discard_partial_work,
     is_complete,
-    partial_work,
+    lock_partial_work,
     read_blocks,
     read_marks,
-    remove_partial_work,
+    read_plan,
     shard_path,
     write_shard,
 )
@@ -114,40 +116,34 @@ def test_a_shard_that_was_being_written_does_not_count(tmp_path: Path) -> None:
         replace(PLAN, shard_rows=5),
     ],
 )
-def test_partial_work_of_another_plan_is_refused_unless_discarded(tmp_path: Path, other: Plan) -> None:
-    with partial_work(tmp_path, PLAN, restart=False) as folder:
-        write(folder, 0)
-    with (
-        pytest.raises(StoreError, match=r"partial work with another .*--restart"),
-        partial_work(tmp_path, other, restart=False),
-    ):
-        pass
-    with partial_work(tmp_path, PLAN, restart=False) as folder:
-        assert read_marks(folder).keys() == {0}
-    with partial_work(tmp_path, other, restart=True) as folder:
-        assert read_marks(folder) == {}
+def test_partial_work_of_another_plan_is_refused_until_it_is_discarded(tmp_path: Path, other: Plan) -> None:
+    agree_on_plan(tmp_path, PLAN)
+    write(tmp_path, 0)
+    with pytest.raises(StoreError, match=r"partial work with another .*--restart"):
+        agree_on_plan(tmp_path, other)
+    agree_on_plan(tmp_path, PLAN)
+    assert read_plan(tmp_path) == PLAN
+    assert read_marks(tmp_path).keys() == {0}
+    discard_partial_work(tmp_path)
+    agree_on_plan(tmp_path, other)
+    assert read_plan(tmp_path) == other
+    assert read_marks(tmp_path) == {}
 
 
 def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
-    with partial_work(tmp_path, PLAN, restart=False) as folder:
-        (folder / "plan.json").write_text("{}")
-    with pytest.raises(StoreError, match=r"plan\.json: damaged"), partial_work(tmp_path, PLAN, restart=False):
-        pass
+    (tmp_path / PLAN_FILE).write_text("{}")
+    with pytest.raises(StoreError, match=r"plan\.json: damaged; add --restart"):
+        agree_on_plan(tmp_path, PLAN)
 
 
 def test_one_job_at_a_time(tmp_path: Path) -> None:
     with (
-        partial_work(tmp_path, PLAN, restart=False),
+        lock_partial_work(tmp_path),
         pytest.raises(StoreError, match="another job is building it"),
-        partial_work(tmp_path, PLAN, restart=True),
+        lock_partial_work(tmp_path),
     ):
         pass
-    with partial_work(tmp_path, PLAN, restart=False):
-        pass
-
-
-def test_nothing_is_left_of_it(tmp_path: Path) -> None:
-    with partial_work(tmp_path, PLAN, restart=False) as folder:
+    with lock_partial_work(tmp_path) as folder:
         write(folder, 0)
-        remove_partial_work(tmp_path)
-    assert not (tmp_path / PARTIAL).exists()
+        discard_partial_work(folder)
+        assert [path.name for path in folder.iterdir()] == ["lock"]
