@@ -20,7 +20,7 @@ One vector of {vector_width} dimensions for a listing's words, its picture, or b
 | layers | {num_layers} of width {width}, {num_heads} heads |
 | words | WordPiece, {vocab_size} pieces, the first {max_words} of title and description |
 | picture | {picture_size} px, padded to a square, {stem} |
-| vector | {vector} |
+| vector | {vector_width} dimensions, {vector} |
 | started from | words: {words}; picture: {stem_weights} |
 | trained | {num_steps} steps of {batch_size} listings, {num_listings} listings in the training split |
 | objectives | {objectives} |
@@ -39,9 +39,10 @@ def write_card(folder: Path, model: ItemConfig, config: PretrainConfig, num_step
     objectives = {name: getattr(config.objectives, name) for name in ("itm", "mlm", "mim", "gmlm", "gmim")}
     scratch = "from scratch"
     text = CARD.format(
-        **{name: getattr(model, name) for name in ("vector_width", "num_layers", "width", "num_heads", "vector")},
+        **{name: getattr(model, name) for name in ("vector_width", "num_layers", "width", "num_heads")},
         **{name: getattr(model, name) for name in ("vocab_size", "max_words", "picture_size")},
         stem=f"stem {model.stem} ({model.stem_part})" if model.stem else f"patches of {model.patch_size} px",
+        vector="late fusion of the starting weights" if config.start.words else "whitened late fusion",
         words=Path(config.start.words).name if config.start.words else scratch,
         stem_weights=Path(config.start.stem_weights).name if model.stem and config.start.stem_weights else scratch,
         num_steps=num_steps,

@@ -50,7 +50,7 @@ class StartOptions:
 
     words: a BERT checkpoint, as a folder or a hub repository; None: layers and vocabulary from scratch.
     stem_weights: of `model.stem`, a file in timm's layout, or "hub" (timm fetches them); None: from scratch.
-    picture_weight: with both, the vector starts at late fusion; the picture's share of its cosine.
+    picture_weight: the picture's share of the cosine of two listings that have both.
     """
 
     words: str | None = None
@@ -101,8 +101,8 @@ class OptimiserOptions:
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """The run. `batch_size`: listings a step, over all workers. `epochs`: passes over the training split; `steps`
-    overrides it. `train_stem`: whether the stem learns too. `cache`: where a frozen stem's features are kept; None:
-    in the output's own run folder."""
+    overrides it. `train_stem`: whether a pretrained stem learns too; one from scratch always does. `cache`: where a
+    frozen stem's features are kept; None: in the output's own run folder."""
 
     seed: int = 0
     batch_size: int = 96
@@ -140,6 +140,11 @@ class PretrainConfig:
     masking: MaskingOptions = field(default_factory=MaskingOptions)
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
     run: RunOptions = field(default_factory=RunOptions)
+
+    @property
+    def trains_stem(self) -> bool:
+        """Whether the stem learns: because it is asked to, or because it starts from scratch."""
+        return self.run.train_stem or self.model.stem is None or self.start.stem_weights is None
 
     def save(self, path: Path) -> None:
         """Writes the resolved configuration as YAML."""

@@ -92,7 +92,7 @@ class FrozenEncoder:
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what has no starting weights is never used, but it is part of the digest
-            model = ITEm(ItemConfig(**values, stem=start.stem, vector="fusion"))
+            model = ITEm(ItemConfig(**values, stem=start.stem))
         start_words(model, bert)
         start_stem(model, start.stem_weights)
         self.digest = space_of(model, self.preprocessor)

@@ -38,7 +38,7 @@ from training.loop import RunLog, Trainer, make_optimiser, run
 from training.progress import Progress
 from training.start import fit_vector, load_start, make_model, make_preprocessor
 
-FIT_ROWS = 4096  # listings that a fusion vector is fitted on
+FIT_ROWS = 4096  # listings that the vector is fitted on
 PREFETCH = 2  # batches made ready ahead of the step
 
 
@@ -122,8 +122,8 @@ def prepare_run(config: PretrainConfig, catalog: Catalog, output: Path, device: 
         raise CatalogError(f"{catalog.path}: {len(training)} listings in split 'train'; training needs at least 2")
     preprocessor = make_preprocessor(config, bert, training)
     model = make_model(config, bert, preprocessor).to(device)
-    model.stem.requires_grad_(run_options.train_stem)
-    model.vector.requires_grad_(False)  # no masked objective reads the vector; alignment does
+    model.stem.requires_grad_(config.trains_stem)
+    model.vector.requires_grad_(False)  # no masked objective reads the vector; it is fitted at the end
     (train, refused), (val, refused_val) = (
         read_split(listings, preprocessor, name)
         for listings, name in ((training, "train"), (catalog.split("val"), "val"))
@@ -132,8 +132,6 @@ def prepare_run(config: PretrainConfig, catalog: Catalog, output: Path, device: 
     if left_out := len(catalog.refused) + len(refused) + len(refused_val):
         print(f"{left_out} listings left out, see {folder / 'refused.jsonl'}", file=sys.stderr)
     data = make_data(train, config, model, preprocessor, folder)
-    if config.start.words is not None and model.config.vector == "fusion" and last_checkpoint(folder) is None:
-        fit_vector(model, data.whole_batches(FIT_ROWS), config.start.picture_weight)
     num_batches = min(run_options.validation_batches, len(val.listings) // run_options.batch_size + 1)
     validation = []
     if len(val.listings) >= 2 and num_batches:
@@ -143,7 +141,7 @@ def prepare_run(config: PretrainConfig, catalog: Catalog, output: Path, device: 
     return Run(
         config=config,
         folder=folder,
-        pretraining=Pretraining(model, stem_is_frozen=not run_options.train_stem).to(device),
+        pretraining=Pretraining(model, stem_is_frozen=not config.trains_stem).to(device),
         preprocessor=preprocessor,
         train=data,
         validation=validation,
@@ -156,7 +154,7 @@ def make_data(
 ) -> PretrainingData:
     """The batches of a split; behind a frozen stem with its features cached."""
     features, seed, masking = None, config.run.seed, config.masking
-    if model.stem.sees_neighbours and not config.run.train_stem:
+    if model.stem.sees_neighbours and not config.trains_stem:
         cache = Path(config.run.cache) if config.run.cache else folder / "features"
         rate, views = masking.patches, masking.views
         features = cache_features(cache, model, preprocessor, split.listings, rate, views, seed)
@@ -210,8 +208,10 @@ def claim_folder(folder: Path, config: PretrainConfig, catalog: Path, restart: b
 
 
 def save_model(made_ready: Run, output: Path) -> None:
-    """The model folder: preprocessing, tensors and card first, so that a folder with a config.json is whole."""
-    model = made_ready.pretraining.model
+    """Fits the vector and writes the model folder. The card tells what it is."""
+    model, start = made_ready.pretraining.model, made_ready.config.start
+    print("fitting the vector", file=sys.stderr)
+    fit_vector(model, made_ready.train.whole_batches(FIT_ROWS), start.picture_weight, whiten=start.words is None)
     made_ready.preprocessor.save_pretrained(output)
     write_card(output, model.config, made_ready.config, made_ready.num_steps, len(made_ready.train))
     model.save_pretrained(output)

@@ -13,7 +13,6 @@ from item.model.batch import Batch
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
 from item.model.starting import Bert, load_bert, start_stem, start_words, stem_statistics
-from item.model.vector import FusionVector
 from item.preprocessing.preprocessor import Preprocessor, PreprocessorConfig
 from item.preprocessing.words import load_tokenizer, train_tokenizer
 from training.config import HUB, ModelOptions, PretrainConfig
@@ -32,11 +31,6 @@ def make_model(config: PretrainConfig, bert: Bert | None, preprocessor: Preproce
     """The encoder with its starting weights; what has none is drawn with the run's seed."""
     torch.manual_seed(config.run.seed)
     options, stem_starts = config.model, config.model.stem is not None and config.start.stem_weights is not None
-    if options.stem is not None and not stem_starts and not config.run.train_stem:
-        raise ConfigError(
-            "start.stem_weights: null leaves a random stem that is never trained; set run.train_stem=true"
-        )
-    fused = bert is not None and stem_starts and options.stem_part == "grid"
     if bert is not None:
         check_sizes(options, bert)
     values: dict[str, Any] = {
@@ -50,7 +44,6 @@ def make_model(config: PretrainConfig, bert: Bert | None, preprocessor: Preproce
             vocab_size=preprocessor.vocab_size,
             cls_id=preprocessor.cls_id,
             patch_size=options.patch_size,
-            vector="fusion" if fused else "global",
             vector_width=options.vector_width,
             dropout=options.dropout,
             layer_norm_eps=bert.sizes["layer_norm_eps"] if bert else ItemConfig.layer_norm_eps,
@@ -81,16 +74,15 @@ def load_start(config: PretrainConfig) -> Bert | None:
 
 
 @torch.inference_mode()
-def fit_vector(model: ITEm, batches: Iterable[Batch], picture_weight: float) -> None:
-    """Fits a fusion vector on a sample of the catalogue; ConfigError where it has no words or no pictures."""
-    assert isinstance(model.vector, FusionVector)
+def fit_vector(model: ITEm, batches: Iterable[Batch], picture_weight: float, *, whiten: bool) -> None:
+    """Fits the vector head on a sample of the catalogue."""
     model.eval()
-    words, pooled = [], []
+    device = model.gates.device
+    words = [torch.zeros(0, model.config.width, device=device)]
+    pooled = [torch.zeros(0, model.stem.pooled_width, device=device)]
     for batch in batches:
-        encoded = model(batch.to(model.gates.device))
+        encoded = model(batch.to(device))
         words.append(model.pool_words(encoded)[1])
         if encoded.features is not None:
             pooled.append(model.stem.pooled(encoded.features))
-    if not pooled or not any(len(means) for means in words):
-        raise ConfigError("start: the vector starts at late fusion, but the training split has no words or no pictures")
-    model.vector.fit(torch.cat(words), torch.cat(pooled), picture_weight)
+    model.vector.fit(torch.cat(words), torch.cat(pooled), picture_weight, whiten=whiten)

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 from item.errors import ConfigError, ModelError
 
 StemPart = Literal["grid", "patch_embed"]
-VectorKind = Literal["global", "fusion"]
 CONFIG_FILE = "config.json"
 FORMAT = 1  # of the model folder; a folder of another format is refused
 
@@ -24,7 +23,7 @@ class ItemConfig:
     max_words: the most word tokens a listing has between [CLS] and the closing [SEP].
     stem: the timm model that turns pixels into cells; None: patches of `patch_size` pixels, learned from scratch.
     stem_part: the timm model's feature grid, or only its own patch embedding.
-    vector: how the listing's vector is made: from the global representation alone, or starting at late fusion.
+    vector_width: V, dimensions of a listing's vector.
     """
 
     vocab_size: int
@@ -40,7 +39,6 @@ class ItemConfig:
     stem: str | None = None
     stem_part: StemPart = "grid"
     patch_size: int = 16
-    vector: VectorKind = "global"
     vector_width: int = 384
     dropout: float = 0.1
     layer_norm_eps: float = 1e-12
@@ -58,13 +56,8 @@ class ItemConfig:
             raise ConfigError(f"dropout: {self.dropout} must be in [0, 1)")
         if not 0 <= self.cls_id < self.vocab_size:
             raise ConfigError(f"cls_id: {self.cls_id} is outside the vocabulary of {self.vocab_size}")
-        for name, kinds in (("stem_part", StemPart), ("vector", VectorKind)):
-            if getattr(self, name) not in get_args(kinds):
-                raise ConfigError(f"{name}: {getattr(self, name)!r} is none of {', '.join(get_args(kinds))}")
-        if self.vector == "fusion" and (self.stem is None or self.stem_part != "grid"):
-            raise ConfigError("vector: 'fusion' needs a stem with pooled features: set stem, with stem_part 'grid'")
-        if self.vector == "global" and self.vector_width > self.width:
-            raise ConfigError(f"vector_width: {self.vector_width} is above width {self.width} (vector 'global')")
+        if self.stem_part not in get_args(StemPart):
+            raise ConfigError(f"stem_part: {self.stem_part!r} is none of {', '.join(get_args(StemPart))}")
 
     def save(self, folder: Path) -> None:
         """Writes `config.json`."""

@@ -30,7 +30,7 @@ from item.model.batch import Batch
 from item.model.config import ItemConfig
 from item.model.folder import TENSORS_FILE, load_tensors, resolve_folder, save_tensors
 from item.model.stem import make_stem
-from item.model.vector import VECTOR_HEADS
+from item.model.vector import VectorHead
 
 GATE_CLOSED = -8.0  # 36 cells together then get less than 2% of one average key's weight
 INITIAL_STD = 0.02  # of every linear layer, embedding and position, as in BERT; norms start at 1, biases and gates at 0
@@ -153,7 +153,7 @@ class ITEm(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.gates = nn.Parameter(torch.zeros(config.num_layers))
         self.apply_initialisation()
-        self.vector = VECTOR_HEADS[config.vector](config, self.stem.pooled_width)
+        self.vector = VectorHead(config, self.stem.pooled_width)
 
     def apply_initialisation(self) -> None:
         """Normal(0, 0.02) for linear layers and embeddings of ours; the stem keeps timm's own initialisation."""

@@ -42,6 +42,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Writes a safetensors file beside and renames it."""
     beside = path.with_suffix(".tmp")
     save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, beside)
+    beside.chmod(0o644)  # the library makes it private, and a server often runs as another user
     beside.replace(path)
 
 

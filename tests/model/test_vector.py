@@ -13,14 +13,12 @@ from hypothesis import strategies as st
 
 from item.errors import ConfigError
 from item.model.config import ItemConfig
-from item.model.vector import FusionVector, interleave
+from item.model.vector import VectorHead, interleave
 
 
-def head(vector_width: int) -> FusionVector:
-    config = ItemConfig(
-        vocab_size=10, cls_id=1, width=24, num_heads=4, stem="resnet18", vector="fusion", vector_width=vector_width
-    )
-    return FusionVector(config, 20)
+def head(vector_width: int) -> VectorHead:
+    config = ItemConfig(vocab_size=10, cls_id=1, width=24, num_heads=4, vector_width=vector_width)
+    return VectorHead(config, 20)
 
 
 @pytest.fixture
@@ -43,7 +41,7 @@ def test_starts_at_late_fusion(parts: tuple[torch.Tensor, torch.Tensor], weight:
     """With room for all components the cosine is late fusion's own; g has no say yet."""
     words, pooled = parts
     vector, rows = head(44), torch.arange(300)
-    vector.fit(words, pooled, weight)
+    vector.fit(words, pooled, weight, whiten=False)
     with torch.no_grad():
         e = F.normalize(vector(torch.randn(300, 24), (rows, words), rows, pooled), dim=1)
         only_words = F.normalize(vector(torch.randn(300, 24), (rows, words), rows[:0], None), dim=1)
@@ -52,15 +50,53 @@ def test_starts_at_late_fusion(parts: tuple[torch.Tensor, torch.Tensor], weight:
     torch.testing.assert_close(only_words @ e.T, late_fusion(words, pooled, 0) * (1 - weight) ** 0.5, atol=1e-5, rtol=0)
 
 
-def test_a_prefix_is_the_best_late_fusion_of_its_width(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_a_prefix_is_the_late_fusion_of_its_width(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
     words, pooled = parts
     rows = torch.arange(300)
     whole, narrow = head(44), head(16)
     for vector in (whole, narrow):
-        vector.fit(words, pooled, 0.5)
+        vector.fit(words, pooled, 0.5, whiten=False)
+    for given in ((rows, rows[:0]), (rows[:0], rows)):
+        w, p = given
+        with torch.no_grad():
+            a, b = (v(torch.randn(300, 24), (w, words[w]), p, pooled[p] if len(p) else None) for v in (whole, narrow))
+        torch.testing.assert_close(F.normalize(a[:, :16], dim=1), F.normalize(b, dim=1), atol=1e-5, rtol=0)
+
+
+def test_whitening_equals_its_definition(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """numpy float64: centre, unit, rotate to principal directions, divide by spread plus a twentieth of the largest."""
+    words, _ = parts
+    vector, rows = head(24), torch.arange(300)
+    vector.fit(words, torch.zeros(0, 20), 0.5, whiten=True)
     with torch.no_grad():
-        a, b = (vector(torch.randn(300, 24), (rows, words), rows, pooled) for vector in (whole, narrow))
-    torch.testing.assert_close((a[:, :16] @ a[:, :16].T), b @ b.T, atol=1e-5, rtol=0)
+        e = F.normalize(vector(torch.randn(300, 24), (rows, words), rows[:0], None), dim=1)
+    x = words.double().numpy()
+    x = x - x.mean(0)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    values, directions = np.linalg.eigh(x.T @ x)
+    spread = np.sqrt(values[::-1])
+    y = x @ directions[:, ::-1] / (spread + 0.05 * spread[0])
+    y /= np.linalg.norm(y, axis=1, keepdims=True)
+    np.testing.assert_allclose((e @ e.T).numpy(), y @ y.T, atol=1e-4)
+
+
+def test_a_catalogue_of_one_modality(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
+    words, pooled = parts
+    rows = torch.arange(300)
+    for w, p in ((words, pooled[:0]), (words[:0], pooled)):
+        vector = head(16)
+        vector.fit(w, p, 0.5, whiten=True)
+        with torch.no_grad():
+            e = vector(torch.randn(300, 24), (rows[: len(w)], w), rows[: len(p)], p if len(p) else None)
+        assert (e.norm(dim=1) > 0.1).all()
+        assert (e.abs().sum(0) > 0).all()  # all dimensions are used
+
+
+def test_before_it_is_fitted_the_vector_is_g(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
+    words, pooled = parts
+    g, rows = torch.randn(300, 24), torch.arange(300)
+    with torch.no_grad():
+        assert torch.equal(head(24)(g, (rows, words), rows, pooled), g)
 
 
 @given(width=st.integers(1, 60), words=st.integers(1, 40), picture=st.integers(1, 40))
@@ -79,7 +115,7 @@ def test_interleaving_wastes_nothing(width: int, words: int, picture: int) -> No
 def test_weights_out_of_range_are_refused(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
     for weight in (0.0, 1.0, np.nan):
         with pytest.raises(ConfigError, match="picture_weight"):
-            head(44).fit(*parts, weight)
+            head(44).fit(*parts, weight, whiten=False)
 
 
 @pytest.mark.data
@@ -92,7 +128,8 @@ def test_starting_weights_rank_as_late_fusion_does(tmp_path: Path) -> None:
 
     from item.catalog.reader import read_catalog
     from training.config import load_config
-    from training.pretrain import prepare_run
+    from training.pretrain import FIT_ROWS, prepare_run
+    from training.start import fit_vector
 
     config = load_config(
         Path(__file__).parents[2] / "training/configs/small.yaml",
@@ -105,6 +142,7 @@ def test_starting_weights_rank_as_late_fusion_does(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     made_ready = prepare_run(config, read_catalog(data / "luma"), tmp_path, torch.device("cpu"))
     model, rows = made_ready.pretraining.model.eval(), []
+    fit_vector(model, made_ready.train.whole_batches(FIT_ROWS), config.start.picture_weight, whiten=False)
     with torch.no_grad():
         for batch in made_ready.train.whole_batches(300):
             encoded = model(batch)
