@@ -56,8 +56,7 @@ def test_a_prefix_is_the_late_fusion_of_its_width(parts: tuple[torch.Tensor, tor
     whole, narrow = head(44), head(16)
     for vector in (whole, narrow):
         vector.fit(words, pooled, 0.5, whiten=False)
-    for given in ((rows, rows[:0]), (rows[:0], rows)):
-        w, p = given
+    for w, p in ((rows, rows[:0]), (rows[:0], rows)):
         with torch.no_grad():
             a, b = (v(torch.randn(300, 24), (w, words[w]), p, pooled[p] if len(p) else None) for v in (whole, narrow))
         torch.testing.assert_close(F.normalize(a[:, :16], dim=1), F.normalize(b, dim=1), atol=1e-5, rtol=0)
