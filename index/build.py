@@ -27,7 +27,6 @@ import torch
 from index.files import digest
 from index.manifest import Manifest, read_manifest
 from index.pipeline import Job, embed_catalog, num_cores
-from index.progress import Progress
 from index.shards import (
     Mark,
     Plan,
@@ -46,6 +45,7 @@ from item.catalog.reader import Refused, find_catalog, iterate_rows, write_refus
 from item.engine import Engine, load_engine
 from item.errors import CatalogError, ConfigError, ItemError, SpaceError, StoreError
 from item.model.folder import resolve_folder
+from item.progress import Progress
 
 REFUSED_FILE = "refused.jsonl"
 DEVICES = ("auto", "cpu", "cuda")
@@ -186,7 +186,7 @@ def embed(job: Job, marks: dict[int, Mark]) -> float:
     if num_done:
         print(f"going on: {num_done:,} rows are done", file=sys.stderr)
     with (
-        closing(Progress(total=count_rows(job.catalog), initial=num_done)) as progress,
+        closing(Progress("indexing", count_rows(job.catalog), "rows", initial=num_done)) as progress,
         closing(embed_catalog(job, done=frozenset(marks))) as embedded,
     ):
         for mark in embedded:

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from item.evaluation.exam import Contestant, Exam
+from item.progress import Progress
 from training.frozen import Frozen
-from training.progress import Progress
 
 Vectors = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]

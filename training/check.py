@@ -30,7 +30,7 @@ from item.catalog.splits import assign_splits
 from item.errors import CatalogError, ConfigError, ItemError, PictureError
 from item.preprocessing.config import PreprocessorConfig
 from item.preprocessing.pictures import load_picture, read_picture
-from training.progress import Progress
+from item.progress import Progress
 
 FIELDS = ("title", "description", "images", "category", "group_id", "language", "split")
 SMALLEST_LEAVES = 5  # that are shown by name

@@ -14,7 +14,7 @@ from item.catalog.reader import Refused
 from item.engine import Engine
 from item.errors import ListingError
 from item.preprocessing.prepared import MODALITIES, Modality, Prepared
-from training.progress import Progress
+from item.progress import Progress
 
 Vectors = npt.NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from item.errors import ConfigError
 from item.model.encoder import ITEm
 from item.model.objectives import blank_cells
 from item.preprocessing.preprocessor import Preprocessor
-from training.progress import Progress
+from item.progress import Progress
 
 CHUNK = 32  # pictures a pass through the stem
 

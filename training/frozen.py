@@ -28,7 +28,7 @@ from item.model.starting import load_bert, start_stem, start_words, stem_statist
 from item.preprocessing.pictures import read_picture
 from item.preprocessing.preprocessor import Preprocessor, PreprocessorConfig
 from item.preprocessing.words import load_tokenizer
-from training.progress import Progress
+from item.progress import Progress
 
 Vectors = npt.NDArray[np.float32]
 

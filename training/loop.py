@@ -19,8 +19,8 @@ from item.errors import ItemError, ModelError
 from item.model.encoder import ITEm
 from item.model.folder import read_tensors
 from item.model.objectives import MaskedBatch, Pretraining, weighted_sum
+from item.progress import Progress
 from training.config import OptimiserOptions, PretrainConfig
-from training.progress import Progress
 
 STATE_FILE = "state.json"
 TENSORS_FILE = "tensors.pt"

@@ -30,12 +30,12 @@ from item.errors import CatalogError, ConfigError, ItemError, ListingError
 from item.model.encoder import ITEm
 from item.model.objectives import MaskedBatch, Pretraining
 from item.preprocessing.preprocessor import Preprocessor
+from item.progress import Progress
 from training.card import write_card
 from training.config import PretrainConfig, load_config
 from training.data import PretrainingData, WordIds
 from training.features import cache_features
 from training.loop import RunLog, Trainer, make_optimiser, run
-from training.progress import Progress
 from training.start import fit_vector, load_start, make_model, make_preprocessor
 
 FIT_ROWS = 4096  # listings that the vector is fitted on

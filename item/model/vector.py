@@ -2,11 +2,11 @@
 
     e = P_g g + a_w unit(P_w unit(mean(H_words) - mu_w)) + a_p unit(P_p unit(pooled(stem) - mu_p))
 
-Masked objectives say nothing about distances, so the head is fitted (`fit`) afterwards, without labels, on a catalogue's
-own listings. With starting weights the fit is late fusion of them: P_w, P_p keep inner products (PCA). From scratch it is
-whitened late fusion: the few directions that all listings share would drown the rest. Both map words and picture into
-orthogonal subspaces with the strongest components of both first, so that every prefix is itself a late fusion. P_g is
-then 0: what the global representation adds is for alignment to earn. Before `fit`, e = g.
+Masked objectives say nothing about distances, so the head is fitted (`fit`) afterwards, without labels, on listings of
+the catalogue. With starting weights the fit is late fusion of them: P_w and P_p keep inner products (PCA). From scratch
+it is whitened late fusion: the few directions that all listings share would drown the rest. Words and picture get
+orthogonal subspaces, dealt in turn with the strongest components first, so that every prefix is itself a late fusion.
+P_g is then 0: what the global representation adds is for alignment to earn. Before `fit`, e = g.
 """
 
 from __future__ import annotations

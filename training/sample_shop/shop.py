@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from item.errors import ConfigError
-from training.progress import Progress
+from item.progress import Progress
 from training.sample_shop.leaves import LEAVES
 from training.sample_shop.listings import BROKEN_KINDS, Entry, Row, broken_entry, listings_of
 from training.sample_shop.products import make_product, twin_of
