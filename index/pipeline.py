@@ -239,6 +239,7 @@ def ray_session(job: Job) -> Iterator[None]:
     starts = not ray.is_initialized()
     if starts:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # not Ray's 15: who wants a lower priority starts with `nice`
         num_waiting = job.num_workers + SHARDS_WAITING
         here = {
             "num_cpus": job.num_workers + max(1, job.num_gpus) + 2,
