@@ -128,6 +128,7 @@ def start_ray(num_workers: int) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # not Ray's 15: training is what the machine is for
     own: dict[str, Any] = {"num_cpus": 3 * num_workers + 1, "include_dashboard": False}
     here = {} if "RAY_ADDRESS" in os.environ else own
     checkout = str(Path(__file__).resolve().parents[1])  # where the workers find this module
