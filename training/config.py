@@ -17,6 +17,14 @@ from item.model.objectives import ObjectiveWeights
 
 Precision = Literal["float32", "bfloat16"]
 HUB = "hub"
+# What a BERT checkpoint sets, by prefix: item.model.starting.start_words.
+STARTED_BY_WORDS = (
+    "model.layers.",
+    "model.embeddings.words.",
+    "model.embeddings.word_positions.",
+    "model.embeddings.types.",
+    "model.embeddings.norm.",
+)
 
 
 def require(condition: bool, name: str, value: object, rule: str) -> None:
@@ -83,16 +91,21 @@ class MaskingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserOptions:
-    """AdamW with a linear warm-up and a linear decay to 0. `gate_lr`: of the gates from words to pictures."""
+    """AdamW with a linear warm-up and a linear decay to 0.
 
-    lr: float = 1e-4
+    lr: of what starts from scratch, the heads among it. start_lr: of what has starting weights; a high rate makes them
+    forget what they knew. gate_lr: of the gates from words to pictures.
+    """
+
+    lr: float = 5e-4
+    start_lr: float = 2e-5
     gate_lr: float = 5e-2
     weight_decay: float = 0.01
     warmup: float = 0.1  # share of the steps
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "gate_lr", "max_grad_norm"):
+        for name in ("lr", "start_lr", "gate_lr", "max_grad_norm"):
             require(getattr(self, name) > 0, f"optimiser.{name}", getattr(self, name), "must be above 0")
         require(self.weight_decay >= 0, "optimiser.weight_decay", self.weight_decay, "must not be negative")
         require(0 <= self.warmup < 1, "optimiser.warmup", self.warmup, "must be in [0, 1)")
@@ -140,6 +153,12 @@ class PretrainConfig:
     masking: MaskingOptions = field(default_factory=MaskingOptions)
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
     run: RunOptions = field(default_factory=RunOptions)
+
+    def starts(self, name: str) -> bool:
+        """Whether a parameter of `item.model.objectives.Pretraining` has starting weights."""
+        if name.startswith("model.stem."):
+            return self.model.stem is not None and self.start.stem_weights is not None
+        return self.start.words is not None and name.startswith(STARTED_BY_WORDS)
 
     @property
     def trains_stem(self) -> bool:

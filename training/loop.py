@@ -20,24 +20,25 @@ from item.model.encoder import ITEm
 from item.model.folder import read_tensors
 from item.model.objectives import MaskedBatch, Pretraining, weighted_sum
 from item.progress import Progress
-from training.config import OptimiserOptions, PretrainConfig
+from training.config import PretrainConfig
 
 STATE_FILE = "state.json"
 TENSORS_FILE = "tensors.pt"
 
 
-def make_optimiser(module: nn.Module, options: OptimiserOptions) -> torch.optim.AdamW:
-    """AdamW over what is trainable: matrices with weight decay, the rest without, the gates at their own rate."""
-    groups: dict[str, list[Tensor]] = {"decayed": [], "plain": [], "gates": []}
+def make_optimiser(module: nn.Module, config: PretrainConfig) -> torch.optim.AdamW:
+    """AdamW over what is trainable: each kind of parameter at its own rate, matrices with weight decay."""
+    options = config.optimiser
+    rates = {"new": options.lr, "started": options.start_lr, "gates": options.gate_lr}
+    groups: dict[tuple[str, bool], list[Tensor]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            kind = "decayed" if ITEm.weight_decays(name, parameter) else "plain"
-            groups["gates" if name.endswith("model.gates") else kind].append(parameter)
+            kind = "gates" if name.endswith("model.gates") else "started" if config.starts(name) else "new"
+            groups.setdefault((kind, ITEm.weight_decays(name, parameter)), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": groups["decayed"], "lr": options.lr, "weight_decay": options.weight_decay},
-            {"params": groups["plain"], "lr": options.lr, "weight_decay": 0.0},
-            {"params": groups["gates"], "lr": options.gate_lr, "weight_decay": 0.0},
+            {"params": parameters, "lr": rates[kind], "weight_decay": options.weight_decay if decays else 0.0}
+            for (kind, decays), parameters in groups.items()
         ]
     )
 

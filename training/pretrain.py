@@ -67,7 +67,7 @@ class Run:
         trainer = Trainer(
             pretraining=self.pretraining,
             module=module,
-            optimiser=make_optimiser(self.pretraining, self.config.optimiser),
+            optimiser=make_optimiser(self.pretraining, self.config),
             config=self.config,
             num_steps=self.num_steps,
             rank=rank,

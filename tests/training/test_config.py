@@ -63,3 +63,12 @@ def test_all_objectives_off_is_refused() -> None:
     off = [f"objectives.{name}=0" for name in ("itm", "mlm", "mim", "gmlm", "gmim")]
     with pytest.raises(ConfigError, match="nothing to learn"):
         load_config(CONFIGS[0], off)
+
+
+def test_what_starts_from_weights_has_its_own_rate() -> None:
+    config = load_config(CONFIGS[0], ["model.stem=resnet18", "start.words=w", "start.stem_weights=s"])
+    started = ["model.layers.0.up.weight", "model.embeddings.words.weight", "model.stem.backbone.conv1.weight"]
+    new = ["model.embeddings.patches.weight", "mask_vector", "word_head.0.weight", "model.gates"]
+    assert [config.starts(name) for name in started + new] == [True] * 3 + [False] * 4
+    scratch = load_config(CONFIGS[0], ["start.words=null", "start.stem_weights=null"])
+    assert not any(scratch.starts(name) for name in started + new)
