@@ -1,6 +1,6 @@
 """What Ray costs: training fed by Ray against the plain loop, and the indexing job against the encoder alone.
 
-    python -m benchmarks.training --json benchmarks/results/training.json            about 15 minutes on two cores
+    python -m benchmarks.training --json benchmarks/results/training.json            about ten minutes on two cores
     python -m benchmarks.training --json FILE --quick                                about two minutes
 
 `ray_vs_plain_loop`: listings a second of one Ray Train worker fed by Ray Data, over the plain loop's. The limit is the
@@ -57,10 +57,13 @@ class Size:
 
 FULL = Size(
     config="small",
-    overrides=("start.words=null", "start.stem_weights=null", "model.stem=null", "model.patch_size=32"),
+    overrides=(
+        *("start.words=null", "start.stem_weights=null", "model.stem=null", "model.patch_size=32"),
+        "run.batch_size=32",
+    ),
     products=260,
     steps=15,
-    repeats=3,
+    repeats=2,
     stem="tf_efficientnet_lite0",
 )
 QUICK = Size(config="tiny", overrides=(), products=200, steps=40, repeats=1, stem=None)
