@@ -89,8 +89,9 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max((path for path in (folder / "checkpoints").glob("[0-9]*") if not path.suffix), default=None)
 
 
-def read_split(listings: Sequence[Listing], preprocessor: Preprocessor, name: str) -> tuple[Split, list[Refused]]:
-    """Reads every listing once: those that the preprocessor refuses are left out and reported."""
+def read_split(catalog: Catalog, name: str, preprocessor: Preprocessor) -> tuple[Split, list[Refused]]:
+    """Reads every listing of a split once: those that the preprocessor refuses are left out and reported."""
+    listings = catalog.split(name)
     progress = Progress(f"reading {name}", len(listings), "listings")
     split, refused = Split(listings=[], word_ids=[]), []
 
@@ -103,8 +104,7 @@ def read_split(listings: Sequence[Listing], preprocessor: Preprocessor, name: st
     with ThreadPoolExecutor() as pool:
         for listing, words in zip(listings, pool.map(words_of, listings), strict=True):
             if isinstance(words, ListingError):
-                fault = Refused(line=0, product_id=listing.product_id, field=words.field, reason=words.reason)
-                refused.append(fault)
+                refused.append(catalog.refusal(listing, words))
             else:
                 split.listings.append(listing)
                 split.word_ids.append(words)
@@ -124,10 +124,8 @@ def prepare_run(config: PretrainConfig, catalog: Catalog, output: Path, device: 
     model = make_model(config, bert, preprocessor).to(device)
     model.stem.requires_grad_(config.trains_stem)
     model.vector.requires_grad_(False)  # no masked objective reads the vector; it is fitted at the end
-    (train, refused), (val, refused_val) = (
-        read_split(listings, preprocessor, name)
-        for listings, name in ((training, "train"), (catalog.split("val"), "val"))
-    )
+    train, refused = read_split(catalog, "train", preprocessor)
+    val, refused_val = read_split(catalog, "val", preprocessor)
     write_refused([*catalog.refused, *refused, *refused_val], folder / "refused.jsonl")
     if left_out := len(catalog.refused) + len(refused) + len(refused_val):
         print(f"{left_out} listings left out, see {folder / 'refused.jsonl'}", file=sys.stderr)

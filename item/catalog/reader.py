@@ -40,6 +40,19 @@ class Catalog:
         """Whether the catalogue itself says which split a listing belongs to."""
         return any(listing.split is not None for listing in self.listings)
 
+    def refusal(self, listing: Listing, error: ListingError) -> Refused:
+        """What is written down of one of `listings` that turned out unusable later, with its line."""
+        return Refused(
+            line=self._line_of[listing.product_id],
+            product_id=listing.product_id,
+            field=error.field,
+            reason=error.reason,
+        )
+
+    @cached_property
+    def _line_of(self) -> dict[str, int]:
+        return {listing.product_id: line for listing, line in zip(self.listings, self.lines, strict=True)}
+
     def split(self, name: str) -> list[Listing]:
         """The listings of a split, none where it has none.
 

@@ -141,7 +141,7 @@ def test_unreadable_listings_are_left_out_and_written_down(
         file.write('{"title": "no id"}\n')
     assert train(config, folder, tmp_path / "m", "run.steps=1") == 0
     refused = [json.loads(line) for line in (tmp_path / "m/run/refused.jsonl").read_text().splitlines()]
-    assert sorted((r["product_id"], r["field"]) for r in refused) == [("", "product_id"), ("p1", "image")]
+    assert [(r["line"], r["product_id"], r["field"]) for r in refused] == [(49, "", "product_id"), (2, "p1", "image")]
     assert "2 listings left out" in capsys.readouterr().err
 
 
