@@ -40,16 +40,21 @@ from training import pretrain
 from training.config import PretrainConfig, load_config
 from training.start import make_preprocessor
 
-WARM_UP = 3  # steps, or chunks, that are not counted
+WARM_UP = 3  # steps that are not counted
+ENCODER_CHUNKS = 5  # of listings, the size of a shard each; the first is not counted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much is measured. `steps` of training and `repeats` of each run; `products` of the sample shop."""
+    """How much is measured: `repeats` of each run, `steps` of training, `products` of the sample shops.
+
+    The job's shop is the larger: its stages take some seconds to start, and those are not its rate.
+    """
 
     config: str
     overrides: tuple[str, ...]
     products: int
+    job_products: int
     steps: int
     repeats: int
     stem: str | None
@@ -62,11 +67,12 @@ FULL = Size(
         "run.batch_size=32",
     ),
     products=260,
+    job_products=700,
     steps=15,
     repeats=2,
     stem="tf_efficientnet_lite0",
 )
-QUICK = Size(config="tiny", overrides=(), products=200, steps=40, repeats=1, stem=None)
+QUICK = Size(config="tiny", overrides=(), products=200, job_products=1000, steps=40, repeats=1, stem=None)
 
 
 def run_program(module: str, *arguments: str) -> None:
@@ -75,6 +81,12 @@ def run_program(module: str, *arguments: str) -> None:
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+def draw_shop(folder: Path, products: int) -> Path:
+    """A sample shop."""
+    run_program("training.sample_shop", "--output", str(folder), "--products", str(products))
+    return folder
 
 
 def training_rate(size: Size, shop: Path, output: Path, workers: int) -> list[float]:
@@ -146,7 +158,7 @@ def random_model(size: Size, config: PretrainConfig, shop: Path, folder: Path) -
 def encoder_rates(model: Path, shop: Path, shard_rows: int) -> tuple[float, float]:
     """Listings a second of `engine.encode`, and of the encoder on listings that are already made ready."""
     engine = load_engine(model, "cpu", num_threads=num_cores())
-    listings = read_catalog(shop).listings
+    listings = read_catalog(shop).listings[: ENCODER_CHUNKS * shard_rows]
     whole, bare = [], []
     for start in range(0, len(listings), shard_rows):
         chunk = listings[start : start + shard_rows]
@@ -162,7 +174,7 @@ def encoder_rates(model: Path, shop: Path, shard_rows: int) -> tuple[float, floa
 
 def measure_job(size: Size, shop: Path, folder: Path) -> list[Result]:
     """The job and the encoder, alternating."""
-    model, shard_rows = folder / "model", 64
+    model, shard_rows = folder / "model", BuildConfig.shard_rows
     config = load_config(CHECKOUT / f"training/configs/{size.config}.yaml", size.overrides)
     random_model(size, config, shop, model)
     job, started, encoder, limit = [], [], [], []
@@ -199,12 +211,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     size, results = QUICK if arguments.quick else FULL, []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        shop = folder / "shop"
-        run_program("training.sample_shop", "--output", str(shop), "--products", str(size.products))
         if arguments.only != "job":
-            results += measure_training(size, shop, folder)
+            results += measure_training(size, draw_shop(folder / "shop", size.products), folder)
         if arguments.only != "training":
-            results += measure_job(size, shop, folder)
+            results += measure_job(size, draw_shop(folder / "job_shop", size.job_products), folder)
     write_report("training", results, ("torch", "ray", "timm"), arguments.json)
     return 0
 
