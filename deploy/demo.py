@@ -4,7 +4,7 @@
     python -m deploy.demo --output /tmp/demo --port 50051
 
 Run it from the repository's folder. Every stage is a documented command, printed so that it can be repeated. Leaves
-OUTPUT/index.html: queries and hits as pictures, and what was measured. About five minutes on two cores.
+OUTPUT/index.html: queries and hits as pictures, and what was measured. About four minutes on two cores.
 """
 
 from __future__ import annotations

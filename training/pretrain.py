@@ -5,7 +5,7 @@
         start.words=FOLDER start.stem_weights=FILE run.epochs=10
     python -m training.pretrain ... --workers 2        # Ray Train with two workers, fed by Ray Data
 
-The first line takes about two minutes on two cores. Started again with the same arguments, a run that was interrupted
+The first line takes about three minutes on two cores. Started again with the same arguments, a run that was interrupted
 goes on from its last checkpoint, and a finished one says so. Beside the model folder's own files, OUTPUT/run holds the
 resolved configuration, losses.jsonl, the TensorBoard events, checkpoints, cached features and refused listings.
 """
