@@ -60,7 +60,7 @@ class BuildConfig:
     index: the folder that gets the index.
     splits: only listings of these splits; empty for all.
     shard_rows: rows that are done, or lost to an interruption, together.
-    num_workers: processes that read and decode pictures; None: one for each core.
+    num_workers: processes that decode pictures, and on the CPU as many that encode; None: one for each core.
     device: where the encoder runs: "auto" (every GPU there is, else the CPU), "cpu" or "cuda".
     restart: discards the partial work of an interrupted job.
     replace: replaces an index of another space.
@@ -287,7 +287,7 @@ def parser() -> argparse.ArgumentParser:
     add("--index", required=True, type=Path, help="folder that gets the index")
     add("--split", dest="splits", type=split_names, default=(), help="only these splits, for instance train,val")
     add("--shard-rows", type=int, default=BuildConfig.shard_rows, help="rows done together (%(default)s)")
-    add("--workers", dest="num_workers", type=int, help="processes that decode pictures (one for each core)")
+    add("--workers", dest="num_workers", type=int, help="decoders, and on the CPU as many encoders (one for each core)")
     add("--device", choices=DEVICES, default="auto", help="where the encoder runs (%(default)s)")
     add("--restart", action="store_true", help="discard the partial work of an interrupted job")
     add("--replace", action="store_true", help="replace an index of another space")
