@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ from item.errors import ConfigError
 from item.model.encoder import ITEm
 from item.model.objectives import blank_cells
 from item.preprocessing.preprocessor import Preprocessor
-from item.progress import Progress
+from training.cache import Arrays, Layout, fill_arrays
 
 CHUNK = 32  # pictures a pass through the stem
 
@@ -72,34 +71,22 @@ def cache_features(
 
     The folder's name within `folder` is a digest of the stem, the preprocessing, the pictures and the masks.
     """
-    key = cache_key(model, preprocessor, listings, (rate, views, seed))
-    target, beside = folder / key, folder / f"{key}.partial"
-    if target.is_dir():
-        return FeatureCache(target, views)
-    beside.mkdir(parents=True, exist_ok=True)
-    writers = open_arrays(beside, model, len(listings), views)
-    done_file = beside / "done.json"
-    done: int = json.loads(done_file.read_text()) if done_file.is_file() else 0
-    progress = Progress("stem features", len(listings), "pictures", initial=done)
+    target = folder / cache_key(model, preprocessor, listings, (rate, views, seed))
     with ThreadPoolExecutor() as pool:
-        for start in range(done, len(listings), CHUNK):
-            rows = [i for i in range(start, min(start + CHUNK, len(listings))) if listings[i].images]
-            if rows:
-                pixels = read_pictures(preprocessor, [listings[i] for i in rows], pool)
-                compute(model, pixels, rows, writers, (rate, views, seed))
-            for array in writers.values():
-                array.flush()
-            done_file.write_text(json.dumps(start + CHUNK))
-            progress.update(min(CHUNK, len(listings) - start))
-    progress.close()
-    beside.rename(target)
+
+        def fill(rows: range, arrays: Arrays) -> None:
+            there = [row for row in rows if listings[row].images]
+            if there:
+                pixels = read_pictures(preprocessor, [listings[row] for row in there], pool)
+                compute(model, pixels, there, arrays, (rate, views, seed))
+
+        layout = feature_layout(model, views)
+        fill_arrays(target, layout, len(listings), fill, chunk=CHUNK, name="stem features", unit="pictures")
     return FeatureCache(target, views)
 
 
 @torch.inference_mode()
-def compute(
-    model: ITEm, pixels: Tensor, rows: list[int], writers: dict[str, np.memmap], settings: tuple[float, int, int]
-) -> None:
+def compute(model: ITEm, pixels: Tensor, rows: list[int], writers: Arrays, settings: tuple[float, int, int]) -> None:
     """Writes the features of whole and masked pictures of one chunk. pixels: (P, 3, S, S) uint8."""
     rate, views, seed = settings
     device, m = model.gates.device, model.stem.num_cells
@@ -111,20 +98,15 @@ def compute(
         writers[f"view{view}"][rows] = model.stem(blanked.to(device)).half().cpu().numpy()
 
 
-def open_arrays(folder: Path, model: ITEm, num_rows: int, views: int) -> dict[str, np.memmap]:
-    """The arrays of a cache, opened for writing; existing ones are kept."""
+def feature_layout(model: ITEm, views: int) -> Layout:
+    """The arrays of a cache: features of the whole pictures, and of each masked view with its mask."""
     S = model.config.picture_size
     with torch.inference_mode():
         shape = tuple(model.stem(torch.zeros(1, 3, S, S, device=model.gates.device)).shape[1:])
     layout: dict[str, tuple[type, tuple[int, ...]]] = {"whole": (np.float16, shape)}
     for view in range(views):
         layout |= {f"view{view}": (np.float16, shape), f"mask{view}": (np.bool_, (model.stem.num_cells,))}
-    arrays = {}
-    for name, (kind, row_shape) in layout.items():
-        path, full = folder / f"{name}.npy", (num_rows, *row_shape)
-        mode = "r+" if path.is_file() else "w+"
-        arrays[name] = np.lib.format.open_memmap(path, mode=mode, dtype=kind, shape=full)
-    return arrays
+    return layout
 
 
 def cache_key(
