@@ -141,6 +141,7 @@ def random_model(size: Size, config: PretrainConfig, shop: Path, folder: Path) -
     shape = ItemConfig(
         vocab_size=preprocessor.vocab_size,
         cls_id=preprocessor.cls_id,
+        sep_id=preprocessor.sep_id,
         width=options.width,
         num_layers=options.num_layers,
         num_heads=options.num_heads,

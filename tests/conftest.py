@@ -83,6 +83,7 @@ def tiny_config(preprocessor: Preprocessor) -> ItemConfig:
     return ItemConfig(
         vocab_size=preprocessor.vocab_size,
         cls_id=preprocessor.cls_id,
+        sep_id=preprocessor.sep_id,
         width=32,
         num_layers=2,
         num_heads=4,

@@ -89,6 +89,7 @@ class FrozenEncoder:
             "picture_size": PICTURE_SIZE,
             "vocab_size": self.preprocessor.vocab_size,
             "cls_id": self.preprocessor.cls_id,
+            "sep_id": self.preprocessor.sep_id,
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what has no starting weights is never used, but it is part of the digest
@@ -168,7 +169,7 @@ class FrozenEncoder:
             word_ids, mask = pad_words([ids[row] for row in taken], self.preprocessor.pad_id)
             no_pictures = torch.zeros(0, dtype=torch.int64)
             batch = Batch(word_ids=word_ids, word_mask=mask, picture_rows=no_pictures).to(self.device)
-            vectors[taken] = self.model.pool_words(self.model(batch))[1].cpu().numpy()
+            vectors[taken] = self.model.pool_words(self.model(batch), batch.word_ids).means[:, 1].cpu().numpy()
         return vectors
 
     @torch.inference_mode()

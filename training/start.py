@@ -43,6 +43,7 @@ def make_model(config: PretrainConfig, bert: Bert | None, preprocessor: Preproce
             **(stem_statistics(options.stem) if options.stem else {}),
             vocab_size=preprocessor.vocab_size,
             cls_id=preprocessor.cls_id,
+            sep_id=preprocessor.sep_id,
             patch_size=options.patch_size,
             vector_width=options.vector_width,
             dropout=options.dropout,
@@ -78,11 +79,12 @@ def fit_vector(model: ITEm, batches: Iterable[Batch], picture_weight: float, *, 
     """Fits the vector head on a sample of the catalogue."""
     model.eval()
     device = model.gates.device
-    words = [torch.zeros(0, model.config.width, device=device)]
+    words = [torch.zeros(0, 2, model.config.width, device=device)]
     pooled = [torch.zeros(0, model.stem.pooled_width, device=device)]
     for batch in batches:
-        encoded = model(batch.to(device))
-        words.append(model.pool_words(encoded)[1])
+        batch = batch.to(device)
+        encoded = model(batch)
+        words.append(model.pool_words(encoded, batch.word_ids).means)
         if encoded.features is not None:
             pooled.append(model.stem.pooled(encoded.features))
     model.vector.fit(torch.cat(words), torch.cat(pooled), picture_weight, whiten=whiten)

@@ -12,7 +12,7 @@ from item.errors import ConfigError, ModelError
 
 StemPart = Literal["grid", "patch_embed"]
 CONFIG_FILE = "config.json"
-FORMAT = 1  # of the model folder; a folder of another format is refused
+FORMAT = 2  # of the model folder; a folder of another format is refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class ItemConfig:
 
     vocab_size: int
     cls_id: int
+    sep_id: int
     width: int = 384
     num_layers: int = 6
     num_heads: int = 12
@@ -54,8 +55,9 @@ class ItemConfig:
             raise ConfigError(f"patch_size: {self.patch_size} must divide picture_size {self.picture_size}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout: {self.dropout} must be in [0, 1)")
-        if not 0 <= self.cls_id < self.vocab_size:
-            raise ConfigError(f"cls_id: {self.cls_id} is outside the vocabulary of {self.vocab_size}")
+        for name in ("cls_id", "sep_id"):
+            if not 0 <= getattr(self, name) < self.vocab_size:
+                raise ConfigError(f"{name}: {getattr(self, name)} is outside the vocabulary of {self.vocab_size}")
         if self.stem_part not in get_args(StemPart):
             raise ConfigError(f"stem_part: {self.stem_part!r} is none of {', '.join(get_args(StemPart))}")
 

@@ -30,7 +30,7 @@ from item.model.batch import Batch
 from item.model.config import ItemConfig
 from item.model.folder import TENSORS_FILE, load_tensors, resolve_folder, save_tensors
 from item.model.stem import make_stem
-from item.model.vector import VectorHead
+from item.model.vector import PooledWords, VectorHead
 
 GATE_CLOSED = -8.0  # 36 cells together then get less than 2% of one average key's weight
 INITIAL_STD = 0.02  # of every linear layer, embedding and position, as in BERT; norms start at 1, biases and gates at 0
@@ -200,15 +200,18 @@ class ITEm(nn.Module):
         """(B, V) float32, unit norm: the vectors of the listings."""
         encoded = self(batch)
         pooled = None if encoded.features is None else self.stem.pooled(encoded.features)
-        return F.normalize(self.vector(encoded.g, self.pool_words(encoded), batch.picture_rows, pooled).float(), dim=-1)
+        words = self.pool_words(encoded, batch.word_ids)
+        return F.normalize(self.vector(encoded.g, words, batch.picture_rows, pooled), dim=-1)
 
-    @staticmethod
-    def pool_words(encoded: Encoded) -> tuple[Tensor, Tensor]:
-        """Mean over [CLS], words and [SEP] of the listings that have words: their rows (W,), their means (W, D)."""
+    def pool_words(self, encoded: Encoded, word_ids: Tensor) -> PooledWords:
+        """Means over [CLS], words and [SEP] of the listings that have words: up to the first [SEP], and over all."""
         rows = encoded.word_mask.any(dim=1).nonzero().squeeze(1)
-        mask = F.pad(encoded.word_mask[rows], (1, 0), value=True)[..., None].to(encoded.states.dtype)
-        states = encoded.states[rows, : mask.shape[1]]
-        return rows, (states * mask).sum(1) / mask.sum(1)
+        ends = word_ids[rows] == self.config.sep_id
+        in_title = ends.cumsum(1) - ends.long() == 0  # the first [SEP] belongs to it
+        everything = F.pad(encoded.word_mask[rows], (1, 0), value=True)
+        masks = torch.stack([everything & F.pad(in_title, (1, 0), value=True), everything], dim=1)
+        masks = masks.to(encoded.states.dtype)  # (W, 2, 1 + n)
+        return PooledWords(rows, masks @ encoded.states[rows, : masks.shape[2]] / masks.sum(2, keepdim=True))
 
     def train(self, mode: bool = True) -> ITEm:
         """As in torch, but the stem keeps the batch statistics of its starting weights."""

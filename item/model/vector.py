@@ -1,15 +1,23 @@
 """The vector head: from the encoder's states to the listing's vector e (before it is normalised).
 
-    e = P_g g + a_w unit(P_w unit(mean(H_words) - mu_w)) + a_p unit(P_p unit(pooled(stem) - mu_p))
+    x_w = [sqrt(t) unit(mean H_title) ; sqrt(1 - t) unit(mean H_words)]         x_p = pooled(stem)
+    own(x) = unit(P unit(x - mu))              tower(x) = unit(W_2 gelu(W_1 unit(x - mu) + b_1) + b_2)
+    e = P_g g + a_w own(x_w) + a_p own(x_p) + a_s unit(tower(x_w) + tower(x_p))
 
-Masked objectives say nothing about distances, so the head is fitted (`fit`) afterwards, without labels, on listings of
-the catalogue. With starting weights the fit is late fusion of them: P_w and P_p keep inner products (PCA). From scratch
-it is whitened late fusion: the few directions that all listings share would drown the rest. Words and picture get
-orthogonal subspaces, dealt in turn with the strongest components first, so that every prefix is itself a late fusion.
-P_g is then 0: what the global representation adds is for alignment to earn. Before `fit`, e = g.
+Three orthogonal subspaces: what the words say by themselves, what the picture shows by itself, and what both have in
+common. Words and pictures meet only in the last one, so that their cosine across modalities is the towers' own, while
+listings that have both are compared in all three. The dimensions are dealt in turn, the strongest of each first, so
+that every prefix is such a vector too (Matryoshka).
+
+Masked objectives say nothing about distances, so the head is fitted after them. `fit` makes the starting point,
+without labels: with starting weights it is late fusion of them (P keeps inner products), from scratch whitened late
+fusion (the few directions that all listings share would drown the rest); t = 0, P_g = 0 and the towers are 0.
+`training.align` goes on from there. Before `fit`, e = g.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,77 +27,130 @@ from item.errors import ConfigError
 from item.model.config import ItemConfig
 
 SHRINKAGE = 0.05  # of whitening: the share of the strongest deviation that is added to each
+TOWER_WIDTH = 512
+NOTHING = 1e-6  # of the strongest deviation: a direction below it is empty
+
+
+class PooledWords(NamedTuple):
+    """rows: (W,) of the listings that have words; means: (W, 2, D), of the title's states and of all words' states."""
+
+    rows: Tensor
+    means: Tensor
+
+
+class Part(nn.Module):
+    """One modality's way into the vector: its own subspace, and its tower into the shared one."""
+
+    mean: Tensor
+
+    def __init__(self, width: int, vector_width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.projection = nn.Parameter(torch.zeros(vector_width, width))
+        self.tower = nn.Sequential(nn.Linear(width, TOWER_WIDTH), nn.GELU(), nn.Linear(TOWER_WIDTH, vector_width))
+        for parameter in self.tower.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, F) -> own and shared share, (N, V) each, of unit norm, or 0 before they are fitted."""
+        x = F.normalize(x - self.mean, dim=-1)
+        return F.normalize(F.linear(x, self.projection), dim=-1), F.normalize(self.tower(x), dim=-1)
 
 
 class VectorHead(nn.Module):
-    """Maps g, the words' mean and the picture's pooled features to V dimensions."""
+    """Maps g, the words' means and the picture's pooled features to V dimensions."""
 
-    words_mean: Tensor
-    picture_mean: Tensor
+    title_weight: Tensor
 
     def __init__(self, config: ItemConfig, pooled_width: int) -> None:
         super().__init__()
         V = config.vector_width
         self.global_projection = nn.Parameter(torch.eye(V, config.width))
-        self.words_projection = nn.Parameter(torch.zeros(V, config.width))
-        self.picture_projection = nn.Parameter(torch.zeros(V, pooled_width))
-        self.weights = nn.Parameter(torch.full((2,), 0.5**0.5))  # a_w, a_p
-        self.register_buffer("words_mean", torch.zeros(config.width))
-        self.register_buffer("picture_mean", torch.zeros(pooled_width))
+        self.words = Part(2 * config.width, V)
+        self.picture = Part(pooled_width, V)
+        self.weights = nn.Parameter(torch.tensor([0.5**0.5, 0.5**0.5, 0.0]))  # a_w, a_p, a_s
+        self.register_buffer("title_weight", torch.zeros(()))
 
-    def forward(self, g: Tensor, words: tuple[Tensor, Tensor], picture_rows: Tensor, pooled: Tensor | None) -> Tensor:
-        """g: (B, D); words: rows (W,) and means (W, D); pooled: (P, F) of `picture_rows` -> (B, V) float32."""
+    def forward(self, g: Tensor, words: PooledWords, picture_rows: Tensor, pooled: Tensor | None) -> Tensor:
+        """g: (B, D); pooled: (P, F) of `picture_rows` -> (B, V) float32."""
         e = F.linear(g, self.global_projection).float()
-        rows, means = words
-        e = e.index_add(0, rows, self.weights[0] * part(means, self.words_mean, self.words_projection))
+        own, shared = self.words(join_fields(words.means.float(), self.title_weight))
+        e = e.index_add(0, words.rows, self.weights[0] * own)
+        meeting = torch.zeros_like(e).index_add(0, words.rows, shared)
         if pooled is not None:
-            picture = part(pooled, self.picture_mean, self.picture_projection)
-            e = e.index_add(0, picture_rows, self.weights[1] * picture)
-        return e
+            own, shared = self.picture(pooled.float())
+            e = e.index_add(0, picture_rows, self.weights[1] * own)
+            meeting = meeting.index_add(0, picture_rows, shared)
+        return e + self.weights[2] * F.normalize(meeting, dim=-1)
 
     @torch.no_grad()
     def fit(self, means: Tensor, pooled: Tensor, picture_weight: float, *, whiten: bool) -> None:
-        """Sets everything but P_g's later values from a sample of the catalogue.
+        """Sets the starting point from a sample of the catalogue.
 
         Args:
-            means: (W, D) float, the words' means; W may be 0.
+            means: (W, 2, D) float, the words' means; W may be 0.
             pooled: (P, F) float, the pictures' pooled features; P may be 0.
             picture_weight: in (0, 1), the picture's share of the cosine of listings that have both.
             whiten: whether all directions are given the same spread, rather than their own.
         """
         if not 0 < picture_weight < 1:
             raise ConfigError(f"picture_weight: {picture_weight} must be between 0 and 1")
-        if whiten and len(means):
-            self.words_mean.copy_(means.mean(0))
+        self.title_weight.zero_()
+        words = join_fields(means.float(), self.title_weight)
+        if whiten and len(words):
+            self.words.mean.copy_(words.mean(0))
         if len(pooled):
-            self.picture_mean.copy_(pooled.mean(0))
-        words = components(F.normalize(means.float() - self.words_mean, dim=-1), whiten)
-        picture = components(F.normalize(pooled.float() - self.picture_mean, dim=-1), whiten)
-        in_words, in_picture = interleave(len(self.words_projection), len(words), len(picture))
+            self.picture.mean.copy_(pooled.mean(0))
+        in_words = components(F.normalize(words - self.words.mean, dim=-1), whiten)
+        in_picture = components(F.normalize(pooled.float() - self.picture.mean, dim=-1), whiten)
+        self.set_projections(in_words, in_picture)
+        self.weights.copy_(torch.tensor([(1 - picture_weight) ** 0.5, picture_weight**0.5, 0.0]))
+
+    @torch.no_grad()
+    def set_projections(self, words: Tensor, picture: Tensor, num_shared: int = 0) -> Tensor:
+        """Deals the dimensions: directions (k, F) of either part, the strongest first. Returns the shared dimensions.
+
+        P_g and the towers are 0 afterwards.
+        """
+        in_words, in_picture, in_shared = deal(len(self.words.projection), len(words), len(picture), num_shared)
         self.global_projection.zero_()
-        self.words_projection.zero_()[in_words] = words[: len(in_words)]
-        self.picture_projection.zero_()[in_picture] = picture[: len(in_picture)]
-        self.weights.copy_(torch.tensor([1 - picture_weight, picture_weight]).sqrt())
+        self.words.projection.zero_()[in_words] = words[: len(in_words)]
+        self.picture.projection.zero_()[in_picture] = picture[: len(in_picture)]
+        for part in (self.words, self.picture):
+            for parameter in part.tower.parameters():
+                parameter.zero_()
+        return in_shared
 
 
-def part(x: Tensor, mean: Tensor, projection: Tensor) -> Tensor:
-    """One modality's share of the vector: (N, F) -> (N, V) float32 of unit norm, or 0 before the head is fitted."""
-    return F.normalize(F.linear(F.normalize(x.float() - mean, dim=-1), projection), dim=-1)
+def join_fields(means: Tensor, title_weight: Tensor | float) -> Tensor:
+    """(..., 2, D) means of title and of all words -> (..., 2 D) of unit norm: the title's share of the cosine is t."""
+    title, everything = F.normalize(means, dim=-1).unbind(-2)
+    share = torch.as_tensor(title_weight, dtype=means.dtype, device=means.device)
+    return torch.cat([share.sqrt() * title, (1 - share).sqrt() * everything], dim=-1)
 
 
-def components(x: Tensor, whiten: bool) -> Tensor:
-    """(N, F) -> (min(N, F), F), the principal directions of x x^T, the strongest first; whitened: over their spread."""
-    _, spread, directions = torch.linalg.svd(x.double(), full_matrices=False)
+def components(x: Tensor, whiten: bool = False) -> Tensor:
+    """(N, F) -> (K, F), the principal directions of x^T x, the strongest first, empty ones left out; whitened: over
+    their spread."""
+    x = x.double()
+    squares, directions = torch.linalg.eigh(x.T @ x)
+    spread, directions = squares.clamp(min=0).sqrt().flip(0), directions.T.flip(0)
+    kept = spread > NOTHING * spread[0]
+    spread, directions = spread[kept], directions[kept]
     if whiten and len(spread):
         directions = directions / (spread + SHRINKAGE * spread[0])[:, None] * spread[0]
-    return directions.to(x.dtype)
+    return directions.float()
 
 
-def interleave(width: int, num_words: int, num_picture: int) -> tuple[Tensor, Tensor]:
-    """Deals `width` dimensions to words and picture in turn; what one has no components for goes to the other."""
-    turns = torch.arange(width)
-    words, picture = turns[0::2], turns[1::2]
-    spare_words, spare_picture = words[num_words:], picture[num_picture:]
-    words = torch.cat([words[:num_words], spare_picture]).sort().values[:num_words]
-    picture = torch.cat([picture[:num_picture], spare_words]).sort().values[:num_picture]
-    return words, picture
+def deal(width: int, *available: int) -> list[Tensor]:
+    """Deals `width` dimensions in turn to parts that can use so many each: for each part its dimensions, ascending."""
+    hands: list[list[int]] = [[] for _ in available]
+    dimension = 0
+    while dimension < width:
+        takers = [hand for hand, limit in zip(hands, available, strict=True) if len(hand) < limit]
+        if not takers:
+            break
+        for hand in takers[: width - dimension]:
+            hand.append(dimension)
+            dimension += 1
+    return [torch.tensor(hand, dtype=torch.int64) for hand in hands]

@@ -66,6 +66,7 @@ def write_model(folder: Path) -> None:
     config = ItemConfig(
         vocab_size=preprocessor.vocab_size,
         cls_id=preprocessor.cls_id,
+        sep_id=preprocessor.sep_id,
         width=32,
         num_layers=1,
         num_heads=2,

@@ -93,7 +93,7 @@ def test_bert_checkpoint_gives_berts_states(minilm: Path) -> None:
     from transformers import BertModel
 
     bert = load_bert(minilm)
-    config = ItemConfig(**bert.sizes, cls_id=101, picture_size=32, patch_size=16)  # type: ignore[arg-type]
+    config = ItemConfig(**bert.sizes, cls_id=101, sep_id=102, picture_size=32, patch_size=16)  # type: ignore[arg-type]
     model = ITEm(config).eval()
     start_words(model, bert)
     reference = BertModel.from_pretrained(minilm, add_pooling_layer=False).eval()
