@@ -144,6 +144,42 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlignOptions:
+    """Alignment of the vector (`training.align`).
+
+    views: drawn views of each listing; None: as many as `pictures` allows, 1 to 8.
+    pictures: about how many pictures pass through the stem, views among them: the time that a run takes.
+    max_listings: of the training split that are learned from, drawn with the run's seed.
+    steps, batch_size: of the towers, at most; the best step on held-out listings is kept.
+    categories, groups: whether the labels that the catalogue has are learned from.
+    """
+
+    views: int | None = None
+    pictures: int = 20_000
+    max_listings: int = 10_000
+    steps: int = 400
+    batch_size: int = 512
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    dropout: float = 0.2
+    categories: bool = True
+    groups: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.views is None or 1 <= self.views <= 64, "align.views", self.views, "must be from 1 to 64")
+        for name in ("pictures", "max_listings", "steps"):
+            require(getattr(self, name) >= 1, f"align.{name}", getattr(self, name), "must be at least 1")
+        require(self.batch_size >= 2, "align.batch_size", self.batch_size, "must be at least 2")
+        require(self.lr > 0, "align.lr", self.lr, "must be above 0")
+        require(self.weight_decay >= 0, "align.weight_decay", self.weight_decay, "must not be negative")
+        require(0 <= self.dropout < 1, "align.dropout", self.dropout, "must be in [0, 1)")
+
+    def num_views(self, num_listings: int) -> int:
+        """K for so many listings."""
+        return self.views or min(8, max(1, self.pictures // max(1, num_listings) - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Everything that decides what a run computes."""
 
@@ -153,6 +189,7 @@ class PretrainConfig:
     masking: MaskingOptions = field(default_factory=MaskingOptions)
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    align: AlignOptions = field(default_factory=AlignOptions)
 
     def starts(self, name: str) -> bool:
         """Whether a parameter of `item.model.objectives.Pretraining` has starting weights."""

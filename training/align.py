@@ -1,0 +1,207 @@
+"""From a catalogue to its best vectors in one command: aligns words and pictures, and keeps what helped.
+
+    python -m training.align --config training/configs/small.yaml --catalog C --output M \\
+        start.words=FOLDER start.stem_weights=FILE
+    python -m training.align --model PRETRAINED --catalog C --output M
+
+The first form starts from the starting weights, the second from a model folder of `training.pretrain`. Views of each
+listing are drawn and passed through the frozen encoder once (this takes most of the time, and goes on where it was
+when it is interrupted), the vector head is fitted on them (`training/alignment.py`), its settings are chosen on
+listings that are held out by product, and a guard keeps the starting point where the result is not better there.
+Needs no labels; categories and groups are used where the catalogue has them (align.categories=false, align.groups=false
+leave them out). OUTPUT/run holds the resolved configuration, the views, guard.json and refused.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from item.catalog.listing import Listing
+from item.catalog.reader import read_catalog, write_refused
+from item.catalog.splits import assign_splits
+from item.engine.torch_engine import choose_device
+from item.errors import CatalogError, ConfigError, ItemError, ModelError
+from item.model.encoder import ITEm
+from item.model.vector import VectorHead
+from item.preprocessing.preprocessor import Preprocessor
+from training.alignment import Fit, number_labels
+from training.card import write_card
+from training.config import AlignOptions, PretrainConfig, load_config
+from training.guard import HeldOut, Verdict, choose_settings, judge
+from training.order import permutation
+from training.pooled import Pooled, pool_listings
+from training.pretrain import claim_folder, read_split
+from training.start import load_start, make_model, make_preprocessor
+
+FEW = 100  # held-out listings; where val has fewer, a quarter of the training products is held out with it
+HELD_OUT_SHARE = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aligned:
+    """What came out: the head to keep, and what the guard found."""
+
+    head: VectorHead
+    verdict: Verdict
+    settings: dict[str, float | None]
+
+
+def product_of(listing: Listing) -> str:
+    """What a listing is split and grouped by."""
+    return listing.group_id or listing.product_id
+
+
+def hold_out(train: Sequence[Listing], val: Sequence[Listing]) -> list[Listing]:
+    """The training listings that are held out beside val: none where val has enough."""
+    if len(val) >= FEW:
+        return []
+    shares = {"known": 1 - HELD_OUT_SHARE, "held out": HELD_OUT_SHARE}
+    return [one for one in assign_splits(train, shares=shares) if one.split == "held out"]
+
+
+def align_head(
+    start: VectorHead,
+    pooled: Pooled,
+    train: Sequence[Listing],
+    val: Sequence[Listing],
+    options: AlignOptions,
+    seed: int,
+) -> Aligned:
+    """Fits, chooses, judges, and fits again on all training listings.
+
+    Args:
+        start: the head at its starting point.
+        pooled: of the listings of train, then of val.
+    """
+    listings = [*train, *val]
+    apart = {listing.product_id for listing in hold_out(train, val)}
+    known = np.array([row for row, one in enumerate(train) if one.product_id not in apart], dtype=np.intp)
+    asked = np.setdiff1d(np.arange(len(listings)), known)
+    labels = number_labels([one.category for one in listings], [product_of(one) for one in listings], options)
+    order = np.concatenate([known, asked])
+    exam = HeldOut(
+        pooled=pooled[order],
+        num_known=len(known),
+        products=[product_of(listings[row]) for row in order],
+        categories=[listings[row].category for row in order],
+    )
+    fit = Fit(start, pooled[known], labels[known])
+    fit.train_towers(options, seed, held_out=Fit(start, pooled[asked], labels[asked]) if len(asked) > 1 else None)
+    settings, after = choose_settings(fit, exam)
+    verdict = judge(exam.sit(start), after, [exam.products[row] for row in range(len(known), len(order))])
+    if not verdict.better:
+        return Aligned(head=start, verdict=verdict, settings=asdict(settings))
+    if len(known) < len(train):
+        rows = np.arange(len(train))
+        whole = Fit(start, pooled[rows], labels[rows])
+        whole.train_towers(options, seed, steps=fit.num_steps)
+        fit = whole
+    return Aligned(head=fit.head(settings), verdict=verdict, settings=asdict(settings))
+
+
+def load_beginning(arguments: argparse.Namespace) -> tuple[PretrainConfig, ITEm | None, Preprocessor | None]:
+    """The configuration, and the model folder to go on from where one is given."""
+    if arguments.config is not None:
+        return load_config(arguments.config, arguments.overrides), None, None
+    recorded = arguments.model / "run" / "config.yaml"
+    if not recorded.is_file():
+        way_out = "give a folder that training.pretrain wrote, or --config"
+        raise ModelError(f"{arguments.model}: no run/config.yaml; {way_out}")
+    config = load_config(recorded, arguments.overrides)
+    return config, ITEm.from_pretrained(arguments.model), Preprocessor.from_pretrained(arguments.model)
+
+
+def align(arguments: argparse.Namespace) -> None:
+    """Reads, draws views, fits, judges, saves, reports."""
+    device, output = choose_device(arguments.device), arguments.output
+    config, model, preprocessor = load_beginning(arguments)
+    if arguments.model is not None and output.resolve() == arguments.model.resolve():
+        raise ConfigError(f"output: {output} is the model folder itself; name another")
+    catalog = read_catalog(arguments.catalog)
+    claim_folder(output / "run", config, catalog.path, arguments.restart)
+    bert = load_start(config) if model is None else None
+    if preprocessor is None:
+        preprocessor = make_preprocessor(config, bert, catalog.split("train"))
+    train, refused = read_split(catalog, "train", preprocessor)
+    val, refused_val = read_split(catalog, "val", preprocessor)
+    write_refused([*catalog.refused, *refused, *refused_val], output / "run" / "refused.jsonl")
+    if left_out := len(catalog.refused) + len(refused) + len(refused_val):
+        print(f"{left_out} listings left out, see {output / 'run' / 'refused.jsonl'}", file=sys.stderr)
+    if len(train.listings) < 2:
+        found = len(train.listings)
+        raise CatalogError(f"{catalog.path}: {found} listings in split 'train'; alignment needs at least 2")
+    begins = model is None
+    model = (make_model(config, bert, preprocessor) if model is None else model).to(device)
+    options, seed = config.align, config.run.seed
+    chosen = permutation(len(train.listings), seed, 0)[: options.max_listings]
+    listings = [train.listings[row] for row in sorted(chosen)]
+    asked = val.listings[: options.max_listings // 4]
+    cache = Path(config.run.cache) if config.run.cache else output / "run" / "views"
+    num_views = options.num_views(len(listings) + len(asked))
+    pooled = pool_listings(cache, model, preprocessor, [*listings, *asked], num_views, seed)
+    model.cpu()
+    if begins:
+        rows = np.arange(len(listings))
+        here = pooled[rows]
+        model.vector.fit(
+            here.words[torch.from_numpy(here.has_words), 0],
+            here.picture[torch.from_numpy(here.has_picture), 0],
+            config.start.picture_weight,
+            whiten=config.start.words is None,
+        )
+    save(model, preprocessor, output / "run" / "start", config, len(listings))
+    aligned = align_head(model.vector, pooled, listings, asked, options, seed)
+    model.vector = aligned.head
+    save(model, preprocessor, output, config, len(listings))
+    outcome = {"views": num_views, "listings": len(listings), "settings": aligned.settings, **aligned.verdict.as_dict()}
+    (output / "run" / "guard.json").write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
+    kept = "aligned" if aligned.verdict.better else "the starting point is kept"
+    print(f"{output}: {kept}: {aligned.verdict.why}")
+
+
+def save(model: ITEm, preprocessor: Preprocessor, folder: Path, config: PretrainConfig, num_listings: int) -> None:
+    """Writes a model folder."""
+    preprocessor.save_pretrained(folder)
+    write_card(folder, model.config, config, 0, num_listings)
+    model.save_pretrained(folder)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.align", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    beginning = parser.add_mutually_exclusive_group(required=True)
+    beginning.add_argument("--config", help="start from its starting weights: a YAML file, see training/configs/")
+    beginning.add_argument("--model", type=Path, help="go on from a model folder of training.pretrain")
+    parser.add_argument("--catalog", required=True, help="a catalogue file, or the folder with catalog.*")
+    parser.add_argument("--output", required=True, type=Path, help="the model folder to write")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--restart", action="store_true", help="discard a run that was begun in OUTPUT")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the configuration")
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; errors of the user's input are one line on standard error."""
+    try:
+        align(parse_arguments(argv))
+    except ItemError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again to go on from the views that are done", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,339 @@
+"""Fits the vector head on views of a catalogue's listings: what differs between views is not the product.
+
+    S      = mean (x_view - x_i)(x_view - x_i)^T, the scatter within listings (and within groups of one product)
+    A      = (S / mean eigenvalue + lambda I)^(-1/2)          lambda: how much of the starting space is kept
+    own    : P = principal directions of unit(A x), times A    closed form, nothing to overfit
+    towers : two-layer networks on A x (folded into their first layer at the end), by InfoNCE between the words and the
+             picture of a listing, and by supervised contrast of the categories between words, picture and both
+
+The own subspaces keep what the starting weights knew (A is linear and close to the identity where views say nothing),
+so a small catalogue cannot make the vector forget; the towers learn freely, in dimensions of their own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from item.model.contrast import category_contrast, info_nce
+from item.model.vector import TOWER_WIDTH, Part, VectorHead, components, deal, join_fields
+from item.progress import Progress
+from training.config import AlignOptions
+from training.pooled import Pooled
+
+TITLE_WEIGHT = 0.6  # the title's share of the words' cosine
+GROUP_SHARE = 0.5  # of the scatter, where listings of one product are known
+TOWER_SHRINKAGE = 3.0  # lambda of what the towers read
+TEMPERATURE = 0.1  # of the contrast of categories
+MAX_SCALE = 30.0  # of InfoNCE's cosines
+VALIDATE_EVERY = 20  # steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSettings:
+    """How much is changed of the starting point.
+
+    words, picture: lambda of either own subspace; None leaves its directions as they started.
+    picture_weight: the picture's share of the own subspaces' cosine. shared_weight: the shared subspace's share of the
+    whole cosine of two listings that have both.
+    """
+
+    words: float | None = 3.0
+    picture: float | None = 3.0
+    picture_weight: float = 0.5
+    shared_weight: float = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What the catalogue says of N listings: categories from the widest level, and the product of each, as numbers.
+
+    levels: (N, L) int64, at each level the path down to it; rows without such a level have numbers of their own.
+    products: (N,) int64. grouped: whether some listings share a product.
+    """
+
+    levels: npt.NDArray[np.int64]
+    products: npt.NDArray[np.int64]
+
+    @property
+    def grouped(self) -> bool:
+        return len(np.unique(self.products)) < len(self.products)
+
+    def __getitem__(self, rows: npt.NDArray[np.intp]) -> Labels:
+        return Labels(levels=self.levels[rows], products=self.products[rows])
+
+
+def number_labels(categories: Sequence[tuple[str, ...]], products: Sequence[str], options: AlignOptions) -> Labels:
+    """Labels of N listings; what the options leave out is numbered as if each listing were alone."""
+    own = [("", str(row)) for row in range(len(products))]
+    depth = max(map(len, categories), default=0) if options.categories else 0
+    levels = [
+        [path[: level + 1] if len(path) > level else own[row] for row, path in enumerate(categories)]
+        for level in range(depth)
+    ]
+    columns = [_numbers(level) for level in levels]
+    return Labels(
+        levels=np.stack(columns, axis=1) if columns else np.zeros((len(products), 0), np.int64),
+        products=_numbers(list(products) if options.groups else [name for _, name in own]),
+    )
+
+
+def _numbers(names: Sequence[object]) -> npt.NDArray[np.int64]:
+    first: dict[object, int] = {}
+    return np.array([first.setdefault(name, len(first)) for name in names], dtype=np.int64)
+
+
+class Fit:
+    """Everything that is learned from N listings; `head` then makes a head of it in any settings."""
+
+    def __init__(self, start: VectorHead, pooled: Pooled, labels: Labels) -> None:
+        self.start, self.labels = start, labels
+        self.words = Inputs(join_fields(pooled.words, TITLE_WEIGHT), start_mean(start.words), pooled.has_words, labels)
+        self.picture = Inputs(pooled.picture, start.picture.mean, pooled.has_picture, labels)
+        self.towers: nn.ModuleList | None = None
+        self.num_steps = 0
+
+    def train_towers(self, options: AlignOptions, seed: int, held_out: Fit | None = None, steps: int = 0) -> None:
+        """Trains the towers and keeps the best step on held-out listings (None: the last of `steps`)."""
+        if not (self.words.present & self.picture.present).any() and not self.labels.levels.size:
+            return
+        torch.manual_seed(seed)
+        towers = nn.ModuleList(make_tower(part.x.shape[-1], self.shared_width, options.dropout) for part in self.parts)
+        trainer = TowerTrainer(towers, self, options, seed)
+        self.num_steps = trainer.run(held_out, steps or options.steps)
+        self.towers = towers.eval()
+
+    @property
+    def parts(self) -> tuple[Inputs, Inputs]:
+        return self.words, self.picture
+
+    @property
+    def shared_width(self) -> int:
+        """How many dimensions of the vector the towers get."""
+        width = len(self.start.words.projection)
+        return len(deal(width, width, width, width)[2])
+
+    @torch.no_grad()
+    def head(self, settings: HeadSettings) -> VectorHead:
+        """A vector head in these settings, as `item.model.vector` describes it."""
+        head = copy.deepcopy(self.start)
+        words, picture = self.words.directions(settings.words), self.picture.directions(settings.picture)
+        in_shared = head.set_projections(words, picture, self.shared_width if self.towers is not None else 0)
+        head.title_weight.fill_(TITLE_WEIGHT)
+        head.words.mean.copy_(self.words.mean)
+        if self.towers is not None:
+            rotation = self.shared_rotation()
+            for part, inputs, tower in zip((head.words, head.picture), self.parts, self.towers, strict=True):
+                fold_tower(part, inputs, tower, rotation, in_shared)
+        shared = settings.shared_weight if self.towers is not None else 0.0
+        shares = [(1 - shared) * (1 - settings.picture_weight), (1 - shared) * settings.picture_weight, shared]
+        head.weights.copy_(torch.tensor(shares).sqrt())
+        return head
+
+    def shared_rotation(self) -> Tensor:
+        """(S, S): turns the towers' outputs so that the strongest dimensions come first."""
+        assert self.towers is not None
+        outputs = [
+            F.normalize(tower(part.whitened(part.x[torch.from_numpy(part.present), 0])), dim=-1)
+            for tower, part in zip(self.towers, self.parts, strict=True)
+        ]
+        x = torch.cat(outputs).double()
+        return torch.linalg.eigh(x.T @ x).eigenvectors.T.flip(0).float()
+
+
+def start_mean(part: Part) -> Tensor:
+    """The words' mean of the starting point, whose title half (t = 0) is empty: joined fields start uncentred."""
+    return torch.zeros_like(part.mean)
+
+
+class Inputs:
+    """One modality of N listings and their views, centred and of unit norm, and the scatter within listings.
+
+    x: (N, 1 + K, F) float32; present: (N,) bool; rows of what is not there are zeros.
+    """
+
+    def __init__(self, x: Tensor, mean: Tensor, present: npt.NDArray[np.bool_], labels: Labels) -> None:
+        self.mean, self.present = mean, present
+        self.x = F.normalize(x - mean, dim=-1) * torch.from_numpy(present)[:, None, None]
+        scatter = within_scatter(self.x[torch.from_numpy(present)], labels.products[present])
+        self.spread, self.axes = torch.linalg.eigh(scatter)
+
+    def whitening(self, shrinkage: float) -> Tensor:
+        """A (F, F) float32, symmetric, at most 1."""
+        spread = self.spread.clamp(min=0)
+        scale = (spread / spread.mean().clamp(min=1e-12) + shrinkage).rsqrt() * shrinkage**0.5
+        return ((self.axes * scale) @ self.axes.T).float()
+
+    @cached_property
+    def for_towers(self) -> Tensor:
+        """A (F, F) in the scale that makes A x of unit norm on average."""
+        A = self.whitening(TOWER_SHRINKAGE)
+        norms = (self.x[torch.from_numpy(self.present), 0] @ A).norm(dim=-1)
+        return A / norms.mean() if len(norms) else A
+
+    def whitened(self, x: Tensor) -> Tensor:
+        """(N, F) -> (N, F), as the towers read it."""
+        return x @ self.for_towers
+
+    def directions(self, shrinkage: float | None) -> Tensor:
+        """(k, F): rows of P, the strongest first."""
+        x = self.x[torch.from_numpy(self.present)].flatten(0, 1)
+        if shrinkage is None:
+            return components(x)
+        A = self.whitening(shrinkage)
+        return components(F.normalize(x @ A, dim=-1)) @ A
+
+
+def within_scatter(x: Tensor, products: npt.NDArray[np.int64]) -> Tensor:
+    """(F, F) float64 of trace 1: how views differ from their listing, and listings of one product from each other.
+
+    x: (N, 1 + K, F), view 0 the listing itself; products: (N,). Zeros where nothing differs.
+    """
+    own = (x[:, 1:] - x[:, :1]).flatten(0, 1)
+    _, product, counts = np.unique(products, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(counts[product] > 1)
+    scatters = [_scatter(own)]
+    if len(shared):
+        listings, of = x[torch.from_numpy(shared), 0], torch.from_numpy(product[shared])
+        sums = torch.zeros(len(counts), x.shape[2]).index_add_(0, of, listings)
+        means = sums / torch.from_numpy(counts).clamp(min=1)[:, None]
+        scatters.append(_scatter(listings - means[of]))
+    trace = [float(scatter.trace()) for scatter in scatters]
+    if len(scatters) == 1 or not trace[1]:
+        return scatters[0]
+    return (1 - GROUP_SHARE) * scatters[0] + GROUP_SHARE * scatters[1]
+
+
+def _scatter(differences: Tensor) -> Tensor:
+    scatter = torch.zeros(differences.shape[1], differences.shape[1], dtype=torch.float64)
+    for block in torch.split(differences, 4096):
+        scatter += block.double().T @ block.double()
+    return scatter / scatter.trace().clamp(min=1e-12)
+
+
+def make_tower(width: int, width_out: int, dropout: float) -> nn.Sequential:
+    """Two layers with GELU between them; dropout before each while training."""
+    return nn.Sequential(
+        nn.Dropout(dropout),
+        nn.Linear(width, TOWER_WIDTH),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(TOWER_WIDTH, width_out),
+    )
+
+
+def fold_tower(part: Part, inputs: Inputs, tower: nn.Module, rotation: Tensor, dimensions: Tensor) -> None:
+    """Puts a tower that reads A x into a head that reads x; its outputs go to `dimensions` of the vector."""
+    (first, last), (into, out) = linear_layers(tower), linear_layers(part.tower)
+    into.weight.copy_(first.weight @ inputs.for_towers)
+    into.bias.copy_(first.bias)
+    out.weight[dimensions] = rotation @ last.weight
+    out.bias[dimensions] = rotation @ last.bias
+
+
+def linear_layers(tower: nn.Module) -> list[nn.Linear]:
+    """The two of a tower, in order."""
+    return [layer for layer in tower.modules() if isinstance(layer, nn.Linear)]
+
+
+class TowerTrainer:
+    """Trains two towers on one set of listings."""
+
+    def __init__(self, towers: nn.ModuleList, fit: Fit, options: AlignOptions, seed: int) -> None:
+        self.towers, self.fit, self.options = towers, fit, options
+        self.rng = np.random.default_rng([seed, 1])
+        self.inputs: dict[tuple[int, int], Tensor] = {}
+        self.log_scale = nn.Parameter(torch.tensor(3.0))
+        self.optimiser = torch.optim.AdamW(
+            [*towers.parameters(), self.log_scale], lr=options.lr, weight_decay=options.weight_decay
+        )
+
+    def run(self, held_out: Fit | None, steps: int) -> int:
+        """Returns the number of steps after which the towers were best on held-out listings, and leaves them there."""
+        best, best_step, best_state = np.inf, steps, None
+        progress = Progress("towers", steps, "steps")
+        for step in range(steps):
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.options.lr * min(1.0, (step + 1) / 20) * (1 - step / self.options.steps)
+            self.towers.train()
+            loss = self.loss(self.fit, self.draw_rows(), views=True)
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
+            progress.update(1, f"loss {loss.item():.3f}")
+            if held_out is not None and ((step + 1) % VALIDATE_EVERY == 0 or step + 1 == steps):
+                value = self.validate(held_out)
+                if 0 < value < best:  # 0: nothing to tell apart
+                    best, best_step, best_state = value, step + 1, copy.deepcopy(self.towers.state_dict())
+        progress.close()
+        if best_state is not None:
+            self.towers.load_state_dict(best_state)
+        return best_step
+
+    def draw_rows(self) -> npt.NDArray[np.int64]:
+        """Half of a batch at random, half hard negatives: other listings of the same categories."""
+        leaves, N = self.fit.labels.levels, len(self.fit.labels.products)
+        B = min(self.options.batch_size, N)
+        if B == N or not leaves.shape[1]:
+            return self.rng.permutation(N)[:B]
+        chosen = self.rng.permutation(N)[: B // 2]
+        keys = self.rng.random(N) + np.isin(leaves[:, -1], self.rng.permutation(leaves[chosen, -1])[: B // 4])
+        keys[chosen] = -1
+        return np.concatenate([chosen, np.argsort(-keys)[: B - len(chosen)]])
+
+    @torch.no_grad()
+    def validate(self, held_out: Fit) -> float:
+        """The loss on held-out listings as they are, their words against a view of their picture."""
+        self.towers.eval()
+        rows = np.arange(len(held_out.labels.products))[: self.options.batch_size]
+        return float(self.loss(held_out, rows, views=False))
+
+    def loss(self, fit: Fit, rows: npt.NDArray[np.int64], *, views: bool) -> Tensor:
+        """InfoNCE across modalities, and the contrast of categories over words, picture and both."""
+        taken = torch.from_numpy(rows)
+        words, picture = (self.read(fit, i)[taken, self.draw_view(i, fit, views)] for i in range(2))
+        has_words, has_picture = (part.present[rows] for part in fit.parts)
+        w, p = (F.normalize(tower(x), dim=-1) for tower, x in zip(self.towers, (words, picture), strict=True))
+        paired = np.flatnonzero(has_words & has_picture)
+        both, labels = torch.from_numpy(paired), fit.labels[rows]
+        loss = torch.zeros(())
+        if len(paired) > 1:
+            scale = self.log_scale.exp().clamp(max=MAX_SCALE)
+            loss = info_nce(w[both], p[both], scale, self.indistinct(fit, rows[paired]))
+        if labels.levels.shape[1]:
+            alone = [np.flatnonzero(has_words), np.flatnonzero(has_picture)]
+            z = torch.cat([w[alone[0]], p[alone[1]], F.normalize(w + p, dim=-1)[both]])
+            of = torch.from_numpy(np.concatenate([*alone, paired]))
+            same_listing = of[:, None] == of
+            levels = torch.from_numpy(labels.levels)[of]
+            contrasts = [
+                category_contrast(z, level[:, None] == level, same_listing, TEMPERATURE) for level in levels.unbind(1)
+            ]
+            loss = loss + torch.stack(contrasts).mean()
+        return loss
+
+    def read(self, fit: Fit, part: int) -> Tensor:
+        """(N, 1 + K, F): what a tower reads of a fit's listings, multiplied once."""
+        key = (id(fit), part)
+        if key not in self.inputs:
+            self.inputs[key] = self.fit.parts[part].whitened(fit.parts[part].x)
+        return self.inputs[key]
+
+    def draw_view(self, part: int, fit: Fit, views: bool) -> int:
+        """Which view of a modality the step sees; in validation the words as they are, of the picture a view."""
+        return int(self.rng.integers(fit.parts[part].x.shape[1])) if views else part
+
+    @staticmethod
+    def indistinct(fit: Fit, rows: npt.NDArray[np.int64]) -> Tensor:
+        """(B, B) bool: pairs of one product or with the same words, which no search could tell apart."""
+        products = torch.from_numpy(fit.labels.products[rows])
+        words = fit.words.x[torch.from_numpy(rows), 0]
+        return (products[:, None] == products) | (words @ words.T > 1 - 1e-5)

@@ -1,0 +1,186 @@
+"""Whether an aligned head is better than its starting point, and in which settings, on listings it never learned from.
+
+Queries are views of held-out listings: drawn as those of the training, but of products that the head has not seen.
+Measured by words, by picture and by both: the same product (reciprocal rank of the first right row among all listings;
+where the catalogue has groups, also of another listing of the product), and the leaf category by five neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from item.evaluation.bootstrap import Interval, paired_interval
+from item.evaluation.classification import neighbour_leaves
+from item.evaluation.retrieval import same_product
+from item.model.vector import PooledWords, VectorHead
+from item.preprocessing.prepared import MODALITIES, Modality
+from training.alignment import Fit, HeadSettings
+from training.pooled import Pooled
+
+Vectors = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float64]
+
+QUERY_VIEWS = 2  # of each held-out listing
+IMPORTANCE: Mapping[Modality, float] = {"words": 0.25, "picture": 0.25, "both": 0.5}
+CHOICES: Mapping[str, Sequence[float | None]] = {
+    "picture": (1.0, 3.0, 10.0, None),
+    "words": (1.0, 3.0, 10.0, None),
+    "picture_weight": (0.35, 0.5, 0.65),
+    "shared_weight": (0.0, 0.1, 0.2, 0.3, 0.4),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The exam: M listings, of which the first `num_known` were learned from and the others are asked about.
+
+    products: the product of each. categories: the path of each, empty where it has none.
+    """
+
+    pooled: Pooled
+    num_known: int
+    products: Sequence[str]
+    categories: Sequence[tuple[str, ...]]
+
+    def sit(self, head: VectorHead) -> dict[str, Values]:
+        """Values of the single queries, for each task and modality as "task by modality"."""
+        values: dict[str, Values] = {}
+        for modality in MODALITIES:
+            base = embed(head, self.pooled, modality, 0)
+            asked = [row for row in range(self.num_known, len(base)) if base[row].any()]
+            if asked:
+                answers = {**self.same_product(head, modality, base, asked), **self.leaf(base, asked)}
+                values |= {f"{task} by {modality}": found for task, found in answers.items()}
+        return values
+
+    def same_product(
+        self, head: VectorHead, modality: Modality, base: Vectors, asked: Sequence[int]
+    ) -> dict[str, Values]:
+        """Views against all listings, and listings against the others of their product."""
+        own = [str(row) for row in range(len(base))]
+        found = []
+        for view in range(1, 1 + min(QUERY_VIEWS, self.pooled.words.shape[1] - 1)):
+            queries = embed(head, self.pooled, modality, view)[asked]
+            measured = same_product(
+                queries, base, query_products=[own[row] for row in asked], base_products=own
+            ).reciprocal_rank
+            found.append(measured)
+        values = {"same listing": np.mean(found, axis=0)}
+        grouped = same_product(
+            base[asked],
+            base,
+            query_products=[self.products[row] for row in asked],
+            base_products=self.products,
+            own_rows=asked,
+        ).reciprocal_rank
+        if not np.isnan(grouped).all():
+            values["same product"] = grouped
+        return values
+
+    def leaf(self, base: Vectors, asked: Sequence[int]) -> dict[str, Values]:
+        """Whether the vote of the nearest known listings names the leaf; nothing where there are no categories."""
+        known = [row for row in range(self.num_known) if self.categories[row] and base[row].any()]
+        named = [row for row in asked if self.categories[row]]
+        if not known or not named:
+            return {}
+        predicted = neighbour_leaves(base[named], base[known], [self.categories[row] for row in known])
+        right = [answer == self.categories[row] for answer, row in zip(predicted, named, strict=True)]
+        values = np.full(len(asked), np.nan)
+        values[np.isin(asked, named)] = right
+        return {"leaf category": values}
+
+
+def embed(head: VectorHead, pooled: Pooled, modality: Modality, view: int) -> Vectors:
+    """(N, V) float32 of unit norm: the vectors of a view by one modality, zeros where a listing does not have it."""
+    words = np.flatnonzero(pooled.has_words if modality != "picture" else [])
+    picture = np.flatnonzero(pooled.has_picture if modality != "words" else [])
+    in_words, in_picture = torch.from_numpy(words), torch.from_numpy(picture)
+    no_states = torch.zeros(len(pooled), head.global_projection.shape[1])
+    with torch.inference_mode():
+        e = head(
+            no_states,
+            PooledWords(in_words, pooled.words[in_words, view]),
+            in_picture,
+            pooled.picture[in_picture, view] if len(picture) else None,
+        )
+        vectors: Vectors = F.normalize(e, dim=-1).numpy()
+    return vectors
+
+
+def score(values: Mapping[str, Values]) -> float:
+    """One number to choose by: the mean over the tasks of each modality, weighted by `IMPORTANCE`."""
+    total = weight = 0.0
+    for modality, importance in IMPORTANCE.items():
+        means = [np.nanmean(found) for name, found in values.items() if name.endswith(f" by {modality}")]
+        if means:
+            total += importance * float(np.mean(means))
+            weight += importance
+    return total / weight if weight else 0.0
+
+
+def choose_settings(fit: Fit, exam: HeldOut) -> tuple[HeadSettings, dict[str, Values]]:
+    """The settings with the best score on held-out listings, one setting after the other; and the values there."""
+    settings = HeadSettings()
+    best = exam.sit(fit.head(settings))
+    for name, choices in CHOICES.items():
+        for choice in choices:
+            candidate = replace(settings, **{name: choice})  # type: ignore[arg-type]
+            if candidate == settings:
+                continue
+            values = exam.sit(fit.head(candidate))
+            if score(values) > score(best):
+                settings, best = candidate, values
+    return settings, best
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the guard found. differences: aligned less starting point, for each task and modality.
+
+    better: whether the aligned head is kept; why: a sentence for people.
+    """
+
+    better: bool
+    why: str
+    score_before: float
+    score_after: float
+    differences: Mapping[str, Interval]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run's own JSON."""
+        return asdict(self)
+
+
+def judge(before: Mapping[str, Values], after: Mapping[str, Values], products: Sequence[str]) -> Verdict:
+    """Keeps the aligned head where the score rises and no single task falls beyond its 95% interval."""
+    differences = {}
+    for name, values in after.items():
+        asked = ~(np.isnan(values) | np.isnan(before[name]))
+        whole = len(asked) == len(products)  # by one modality, listings without it are not asked
+        groups = [product for product, here in zip(products, asked, strict=True) if here] if whole else None
+        differences[name] = paired_interval(values[asked], before[name][asked], groups)
+    was, now = score(before), score(after)
+    worse = [name for name, interval in differences.items() if interval.high < 0]
+    figures = f"score {was:.3f} -> {now:.3f} on held-out listings"
+    if not after:
+        why = "nothing to measure it on: no held-out listing"
+    elif worse:
+        why = f"worse beyond chance at {', '.join(worse)}; {figures}"
+    elif now <= was:
+        why = f"no better than its starting point: {figures}"
+    else:
+        why = f"better than its starting point: {figures}"
+    return Verdict(
+        better=bool(after) and not worse and now > was,
+        why=why,
+        score_before=was,
+        score_after=now,
+        differences=differences,
+    )

@@ -1,0 +1,147 @@
+"""What the vector head reads of each listing and of views of it, computed once by the frozen encoder and kept on disk.
+
+The words' means are those of the words alone. Where a pre-training has opened the gates from words to pictures, the
+means of a listing with a picture are a little different; the report measures the whole encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from item.catalog.listing import Listing
+from item.model.batch import Batch, pad_words
+from item.model.encoder import ITEm
+from item.model.folder import space_of
+from item.preprocessing.pictures import load_picture, to_square
+from item.preprocessing.preprocessor import Preprocessor
+from training.cache import Arrays, fill_arrays
+from training.features import picture_identity
+from training.views import listing_view, picture_view
+
+VERSION = 1  # of the views: raised with every change of training/views.py
+CHUNK = 32  # listings at a time
+STEM_BATCH = 64  # pictures a pass through the stem
+WORDS_BATCH = 128  # texts a pass through the layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled:
+    """N listings, each as it is (view 0) and in K views.
+
+    words: (N, 1 + K, 2, D) float32, means of the title's and of all words' states; picture: (N, 1 + K, F) float32,
+    pooled features. has_words, has_picture: (N,) bool; the rows of what is not there are zeros.
+    """
+
+    words: Tensor
+    picture: Tensor
+    has_words: npt.NDArray[np.bool_]
+    has_picture: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __getitem__(self, rows: npt.NDArray[np.intp]) -> Pooled:
+        taken = torch.from_numpy(rows)
+        return Pooled(
+            words=self.words[taken],
+            picture=self.picture[taken],
+            has_words=self.has_words[rows],
+            has_picture=self.has_picture[rows],
+        )
+
+
+def pool_listings(
+    folder: Path,
+    model: ITEm,
+    preprocessor: Preprocessor,
+    listings: Sequence[Listing],
+    num_views: int,
+    seed: int,
+) -> Pooled:
+    """The listings' pooled states and features; what is missing in the cache `folder` is computed.
+
+    The listings must be such that the preprocessor accepts them.
+    """
+    digest = hashlib.sha256(repr((VERSION, num_views, seed, space_of(model, preprocessor))).encode())
+    for listing in listings:
+        images = picture_identity(listing.images[0]) if listing.images else None
+        digest.update(repr((listing.title, listing.description, images)).encode(errors="backslashreplace"))
+    D, F = model.config.width, model.stem.pooled_width
+    layout = {
+        "words": (np.float16, (1 + num_views, 2, D)),
+        "picture": (np.float16, (1 + num_views, F)),
+        "has_words": (np.bool_, ()),
+        "has_picture": (np.bool_, ()),
+    }
+    pooler = Pooler(model.eval(), preprocessor)
+    with ThreadPoolExecutor() as readers:
+
+        def fill(rows: range, arrays: Arrays) -> None:
+            chunk = [[np.random.default_rng([seed, view, row]) for view in range(1 + num_views)] for row in rows]
+            texts = [
+                [listing_view(listings[row], rng) if view else listings[row] for view, rng in enumerate(rngs)]
+                for row, rngs in zip(rows, chunk, strict=True)
+            ]
+            arrays["words"][rows.start : rows.stop], arrays["has_words"][rows.start : rows.stop] = pooler.words(texts)
+            shown = [row for row in rows if listings[row].images]
+            if shown:
+                rngs = [chunk[row - rows.start] for row in shown]
+                pictures = readers.map(pooler.draw, [listings[row] for row in shown], rngs)
+                arrays["picture"][shown] = pooler.pictures(list(pictures))
+                arrays["has_picture"][shown] = True
+
+        path = fill_arrays(
+            folder / digest.hexdigest()[:16], layout, len(listings), fill, chunk=CHUNK, name="views", unit="listings"
+        )
+    words, picture, has_words, has_picture = (np.load(path / f"{name}.npy") for name in layout)
+    return Pooled(
+        words=torch.from_numpy(words).float(),
+        picture=torch.from_numpy(picture).float(),
+        has_words=has_words,
+        has_picture=has_picture,
+    )
+
+
+class Pooler:
+    """Runs the frozen encoder over listings and their views."""
+
+    def __init__(self, model: ITEm, preprocessor: Preprocessor) -> None:
+        self.model, self.preprocessor, self.device = model, preprocessor, model.gates.device
+
+    @torch.inference_mode()
+    def words(self, texts: Sequence[Sequence[Listing]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """R listings in 1 + K views -> (R, 1 + K, 2, D), and (R,) which have words. A view without words is the
+        listing itself."""
+        ids = [[self.preprocessor.words(view) for view in views] for views in texts]
+        flat = [own[0] if view is None else view for own in ids for view in own]
+        there = sorted((len(one), row) for row, one in enumerate(flat) if one is not None)  # little is padded
+        means = np.zeros((len(flat), 2, self.model.config.width), np.float32)
+        for start in range(0, len(there), WORDS_BATCH):
+            rows = [row for _, row in there[start : start + WORDS_BATCH]]
+            word_ids, mask = pad_words([flat[row] for row in rows], self.preprocessor.pad_id)
+            no_pictures = torch.zeros(0, dtype=torch.int64)
+            batch = Batch(word_ids=word_ids, word_mask=mask, picture_rows=no_pictures).to(self.device)
+            means[rows] = self.model.pool_words(self.model(batch), batch.word_ids).means.cpu().numpy()
+        return means.reshape(len(ids), -1, *means.shape[1:]), np.array([own[0] is not None for own in ids])
+
+    def draw(self, listing: Listing, rngs: Sequence[np.random.Generator]) -> npt.NDArray[np.uint8]:
+        """(1 + K, 3, S, S) uint8: the main picture as it is, then its views."""
+        image, settings = load_picture(listing.images[0], self.preprocessor.config), self.preprocessor.config
+        views = [picture_view(image, rng) if view else image for view, rng in enumerate(rngs)]
+        return np.stack([to_square(view, settings) for view in views])
+
+    @torch.inference_mode()
+    def pictures(self, drawn: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        """P pictures in 1 + K views -> (P, 1 + K, F)."""
+        flat = torch.split(torch.from_numpy(np.concatenate(drawn)), STEM_BATCH)
+        pooled = [self.model.stem.pooled(self.model.stem(pixels.to(self.device))).float().cpu() for pixels in flat]
+        return torch.cat(pooled).numpy().reshape(len(drawn), -1, self.model.stem.pooled_width)
