@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from item.catalog.listing import Listing
 from item.evaluation.exam import Exam
+from item.evaluation.retrieval import unit
 from training import baselines
 from training.baselines import (
     DEFAULT_PICTURE_WEIGHT,
@@ -56,7 +57,7 @@ def test_all_weight_on_one_part_ranks_as_that_part(frozen: Frozen, weight: float
 @given(st.floats(0, 1), st.integers(0, 99))
 def test_cosine_of_a_fusion_is_the_weighted_mean_of_cosines(weight: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    words, picture = (baselines.unit(generator.standard_normal((4, d)).astype(np.float32)) for d in (3, 5))
+    words, picture = (unit(generator.standard_normal((4, d)).astype(np.float32)) for d in (3, 5))
     fused = concatenate(words, picture, weight)
     np.testing.assert_allclose(
         fused @ fused.T, (1 - weight) * words @ words.T + weight * picture @ picture.T, atol=1e-5
