@@ -16,7 +16,7 @@ from item.engine import Engine
 from item.evaluation.dimensions import kept_dimensions
 from item.evaluation.errors import ErrorsRemoved, errors_removed
 from item.evaluation.exam import TASKS, Contestant, Exam, Positions
-from item.evaluation.report import SUBSETS, Report
+from item.evaluation.report import SUBSETS, Report, write_beside
 from item.evaluation.result import NO_TWIN
 from item.evaluation.sitting import Sitting
 from item.evaluation.swap import sentences
@@ -26,7 +26,9 @@ from item.preprocessing.prepared import MODALITIES, Prepared
 from training.baselines import Course, make_baselines
 from training.encode import encode_modalities, prepare
 from training.frozen import FrozenEncoder
+from training.galleries import find_galleries
 from training.material import Material
+from training.report_page import Page, render_page
 from training.view import View, view_again, view_of
 
 NAME, BEFORE = "ITEm", "before"
@@ -46,7 +48,7 @@ def compare(
     Args:
         before: another model to compare with, for instance the starting point.
         encoder: what the baselines are made with; None: they are left out.
-        folder: gets evaluation.json, evaluation.md, queries.parquet and refused.jsonl; None: no files.
+        folder: gets evaluation.json, evaluation.md, report.html, queries.parquet and refused.jsonl; None: no files.
         about: what the report says of the models, beside their spaces.
 
     Raises:
@@ -86,16 +88,29 @@ def compare(
         errors_removed=list(removed_errors(sitting, names)),
     )
     if folder is not None:
-        save(report, sitting, refused, folder)
+        save(report, sitting, refused, folder, engine.preprocessor.config)
     return report
 
 
-def save(report: Report, sitting: Sitting, refused: Sequence[Refused], folder: Path) -> None:
-    """Writes the report's files."""
+def save(
+    report: Report, sitting: Sitting, refused: Sequence[Refused], folder: Path, limits: PreprocessorConfig
+) -> None:
+    """Writes the report's files. limits: of the pictures on the page."""
     folder.mkdir(parents=True, exist_ok=True)
     report.save(folder)
     sitting.save_queries(folder / "queries.parquet")
     write_refused(refused, folder / "refused.jsonl")
+    galleries = find_galleries(sitting, (NAME, "both"), rival_of(report), limits)
+    page = Page(report=report, system=NAME, before=BEFORE, galleries=galleries)
+    write_beside(folder / "report.html", render_page(page))
+
+
+def rival_of(report: Report) -> tuple[str, str] | None:
+    """Whose answers the page shows beside the model's, as (name, inputs): before, else the best baseline."""
+    if any(result.system == BEFORE for result in report.results):
+        return BEFORE, "both"
+    best = (best for one in report.errors_removed for best in one.catalogs.values())
+    return next(((one.baseline, one.baseline_inputs) for one in best), None)
 
 
 def removed_errors(sitting: Sitting, baselines: Sequence[str]) -> Iterator[ErrorsRemoved]:

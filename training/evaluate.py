@@ -3,7 +3,7 @@
     python -m training.evaluate --model demo/model --catalog demo/shop --offers demo/shop/offers --report demo/report
     python -m training.evaluate --model M --catalog C --words BERT_FOLDER --stem tf_efficientnet_lite0 \\
         --stem-weights FILE.safetensors --cache DIR
-    python -m training.evaluate --model M --catalog C --no-baselines
+    python -m training.evaluate --model M --before M0 --catalog C --report DIR --no-baselines
 
 The first line takes about a minute on two cores. Each listing is encoded by its words, by its picture and by both,
 and each way is measured: the same product (every second offer against all rows of the catalogue; without offers, every
@@ -11,7 +11,11 @@ row of the split against all others, those of its `group_id` being right), the l
 train, and by a linear probe), words to picture and back. The baselines need the weights that the model started
 from: those that its training recorded, or those that are given. Settings are chosen on val; test is for the end.
 
---report DIR gets evaluation.json, evaluation.md, queries.parquet (the values of single queries) and refused.jsonl.
+Beside that: the same without rows that have a near twin in train, what a query loses without its words or its picture
+and with wrong ones, and what is kept on fewer dimensions. --before measures another model on the same queries.
+
+--report DIR gets report.html (is it better, and which queries does it get right and wrong), evaluation.json,
+evaluation.md, queries.parquet (the values of single queries) and refused.jsonl.
 """
 
 from __future__ import annotations
