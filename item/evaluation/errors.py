@@ -40,7 +40,7 @@ class AgainstBest:
 class ErrorsRemoved:
     """The share of the best baselines' errors that a system removes: 1 - its errors / theirs, pooled over catalogues.
 
-    Negative where it makes more errors than they; NaN where they make none. low, high: 95%, paired.
+    Negative where it makes more errors than they; None where they make none. low, high: 95%, paired.
     """
 
     system: str
@@ -49,13 +49,13 @@ class ErrorsRemoved:
     measure: str
     subset: str
     queries: int
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
     catalogs: Mapping[str, AgainstBest]
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return "no errors" if self.value is None else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def errors_removed(
@@ -120,7 +120,7 @@ def errors_removed(
         subset=subset,
         queries=len(products),
         catalogs=compared,
-        **asdict(share),
+        **{name: None if np.isnan(value) else value for name, value in asdict(share).items()},
     )
 
 

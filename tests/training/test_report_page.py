@@ -134,4 +134,8 @@ def test_the_page_is_whole_and_what_shops_write_is_escaped() -> None:
 
 def test_a_page_without_anything_to_say() -> None:
     report = Report(about={}, notes=[], results=[], differences=[])
-    assert "measured alone" in render_page(Page(report=report, system="ITEm", before="before", galleries=()))
+    shown = render_page(
+        Page(report=report, system="ITEm", before="before", galleries=[Gallery(title="t", count=0, examples=[])])
+    )
+    assert "measured alone" in shown
+    assert "None." in shown
