@@ -90,15 +90,15 @@ def _search_galleries(
         return
     contestants, positions = [found[0]], found[1].positions
     now = found[1].values["recall@1"]
-    kinds = {"wrong": now == 0}
+    kinds = {f"{system_name(*system)} wrong": now == 0}
     if rival and other:
         contestants.append(other[0])
         then = other[1].values["recall@1"]  # of the same queries: which are answered depends on the exam alone
-        name = system_name(*rival)
+        ours, theirs = system_name(*system), system_name(*rival)
         kinds = {
-            f"right now, wrong by {name}": (now == 1) & (then == 0),
-            f"wrong now, right by {name}": (now == 0) & (then == 1),
-            f"wrong now and by {name}": (now == 0) & (then == 0),
+            f"{ours} right, {theirs} wrong": (now == 1) & (then == 0),
+            f"{ours} wrong, {theirs} right": (now == 0) & (then == 1),
+            f"{ours} and {theirs} wrong": (now == 0) & (then == 0),
         }
     exam = sitting.exam
     base_names = np.array(exam.base_names, dtype=object)

@@ -121,6 +121,16 @@ def test_tables_are_aligned(report: Report) -> None:
         assert len(starts) == 1
 
 
+def test_a_subset_that_is_all_of_the_queries_has_no_table(sitting: Sitting) -> None:
+    everything = Sitting(sitting.exam, twins=np.array([], dtype=np.intp))
+    everything.add(sitting.answers[0][0])
+    report = Report(about={}, notes=[], results=list(everything.results()), differences=[])
+    assert any(result.subset == NO_TWIN for result in report.results)
+    titles = [table.title for table in report.tables()]
+    assert titles[:2] == ["same product (10 queries)", "same product, held families alone (4 queries)"]
+    assert not any("near twins" in title for title in titles)
+
+
 def test_files(sitting: Sitting, report: Report, tmp_path: Path) -> None:
     report.save(tmp_path)
     sitting.save_queries(tmp_path / "queries.parquet")

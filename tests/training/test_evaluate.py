@@ -103,6 +103,14 @@ def test_model_and_baselines_on_offers(
 
     written = json.loads((report / "evaluation.json").read_text(encoding="utf-8"))
     assert {one["against"] for one in written["differences"]} == BASELINES
+    removed = {(one["task"], one["measure"], one["subset"]): one for one in written["errors_removed"]}
+    for task, measure in ((SAME_PRODUCT, "recall@1"), (BY_PROBE, "accuracy"), (WORDS_TO_PICTURE, "MRR")):
+        (best,) = removed[task, measure, "all"]["catalogs"].values()
+        rivals = {key[0]: value for key, value in values.items() if key[2:] == (task, measure, "all")} | {"ITEm": 0}
+        assert best["baseline_value"] == pytest.approx(max(rivals.values()))
+        assert best["value"] == pytest.approx(values["ITEm", "both", task, measure, "all"] - best["baseline_value"])
+    assert (SAME_PRODUCT, "recall@1", "held") in removed
+    assert "late fusion" in (report / "report.html").read_text(encoding="utf-8")
     refused = [json.loads(line) for line in (report / "refused.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {(one["product_id"], one["field"]) for one in refused} == {("broken", "image"), ("empty", "title")}
     assert "Rows and offers that were refused and left out: 2." in written["notes"]
@@ -113,7 +121,13 @@ def test_model_and_baselines_on_offers(
     assert np.mean(mrr) == values["ITEm", "both", SAME_PRODUCT, "MRR", "all"]
 
     shown = capsys.readouterr().out
-    for line in ("same product (8 queries)", "late fusion", "ITEm - two towers"):
+    for line in (
+        "same product (8 queries)",
+        "late fusion",
+        "ITEm - two towers",
+        "without its picture",
+        "errors removed",
+    ):
         assert line in shown
     assert "late fusion" in (report / "evaluation.md").read_text(encoding="utf-8")
     first = (report / "evaluation.json").read_bytes()

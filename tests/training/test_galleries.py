@@ -58,16 +58,16 @@ def galleries() -> dict[str, Gallery]:
 def test_queries_by_who_is_right(galleries: dict[str, Gallery]) -> None:
     counts = {title: one.count for title, one in galleries.items() if title.startswith("Same")}
     assert counts == {
-        "Same product: right now, wrong by words": 4,
-        "Same product: wrong now, right by words": 2,
-        "Same product: wrong now and by words": 1,
+        "Same product: ours right, words wrong": 4,
+        "Same product: ours wrong, words right": 2,
+        "Same product: ours and words wrong": 1,
     }
-    gained = galleries["Same product: right now, wrong by words"]
+    gained = galleries["Same product: ours right, words wrong"]
     assert [one.asked.title for one in gained.examples] == [f"offer of {NUM_TRAIN + i}" for i in (3, 4, 5, 6)]
 
 
 def test_right_hits_are_marked_with_their_rank(galleries: dict[str, Gallery]) -> None:
-    example = galleries["Same product: right now, wrong by words"].examples[0]
+    example = galleries["Same product: ours right, words wrong"].examples[0]
     now, then = example.rankings
     assert (now.system, then.system) == ("ours", "words")
     assert [hit.right for hit in now.hits] == [True, False, False, False, False]
@@ -85,7 +85,7 @@ def test_a_right_row_that_is_far_follows_the_first_hits() -> None:
     contestant.queries[0] = unit(np.arange(NUM_ROWS, dtype=np.float32)[None])[0]  # the last rows are the nearest
     sitting.answers.clear()
     sitting.add(contestant)
-    (found,) = (one for one in find_galleries(sitting, OURS, None, LIMITS) if one.title == "Same product: wrong")
+    (found,) = (one for one in find_galleries(sitting, OURS, None, LIMITS) if one.title == "Same product: ours wrong")
     (example,) = found.examples
     assert [hit.title for hit in example.rankings[0].hits] == [f"number {i}" for i in (59, 58, 57, 56, 55, NUM_TRAIN)]
     assert example.rankings[0].hits[-1].rank == NUM_ROWS - NUM_TRAIN
@@ -95,7 +95,7 @@ def test_a_right_row_that_is_far_follows_the_first_hits() -> None:
 def test_without_offers_a_query_does_not_find_itself() -> None:
     sitting = make_sitting(False, {OURS: {0, 5}, THEIRS: set()})
     found = {one.title: one for one in find_galleries(sitting, OURS, THEIRS, LIMITS)}
-    lost = found["Same product: wrong now, right by words"]
+    lost = found["Same product: ours wrong, words right"]
     assert [one.asked.title for one in lost.examples] == ["number 20", "number 25"]
     for example in lost.examples:
         for ranking in example.rankings:
