@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from item.evaluation.exam import Contestant, Exam
+from item.evaluation.retrieval import unit
 from item.progress import Progress
 from training.frozen import Frozen
 
@@ -134,12 +135,6 @@ def best_weight(score: Callable[[float], Values]) -> float:
     if not len(scores[PICTURE_WEIGHTS[0]]):
         return DEFAULT_PICTURE_WEIGHT
     return max(scores, key=lambda weight: float(scores[weight].mean()))
-
-
-def unit(x: Vectors) -> Vectors:
-    """(N, D) -> (N, D) with rows of unit norm; rows of zeros stay."""
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
 
 
 def fuse(frozen: Frozen, picture_weight: float) -> Vectors:

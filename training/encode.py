@@ -25,7 +25,7 @@ _CHUNK = 128  # listings made ready at once
 class Seen:
     """The N listings that a model can read; `refused` are the others.
 
-    vectors: for each modality (N, D) float32 of unit norm, zero where a listing does not have it.
+    vectors: for each modality asked for (N, D) float32 of unit norm, zero where a listing does not have it.
     """
 
     listings: list[Listing]
@@ -33,12 +33,14 @@ class Seen:
     refused: list[Refused]
 
 
-def encode_modalities(engine: Engine, listings: Sequence[Listing], name: str) -> Seen:
-    """Vectors of listings by words, by picture and by both; `name` is shown with the progress."""
+def encode_modalities(
+    engine: Engine, listings: Sequence[Listing], name: str, modalities: Sequence[Modality] = MODALITIES
+) -> Seen:
+    """Vectors of listings by each modality; `name` is shown with the progress."""
     kept: list[Listing] = []
     refused: list[Refused] = []
     empty = np.zeros((0, engine.vector_width), np.float32)
-    blocks: dict[Modality, list[Vectors]] = {modality: [empty] for modality in MODALITIES}
+    blocks: dict[Modality, list[Vectors]] = {modality: [empty] for modality in modalities}
     known_words: dict[bytes, Vectors] = {}
     progress = Progress(f"encoding {name}", len(listings), "listings")
     with ThreadPoolExecutor() as readers:
@@ -52,9 +54,11 @@ def encode_modalities(engine: Engine, listings: Sequence[Listing], name: str) ->
                 else:
                     kept.append(listing)
                     ready.append(outcome)
-            blocks["words"].append(_encode_words(engine, ready, known_words))
-            blocks["picture"].append(_encode(engine, [one.only("picture") for one in ready]))
-            blocks["both"].append(_encode(engine, ready))
+            for modality in modalities:
+                if modality == "words":
+                    blocks[modality].append(_encode_words(engine, ready, known_words))
+                else:
+                    blocks[modality].append(_encode(engine, [one.only(modality) for one in ready]))
             progress.update(len(chunk))
     progress.close()
     vectors = {modality: np.concatenate(parts) for modality, parts in blocks.items()}

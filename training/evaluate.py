@@ -3,7 +3,7 @@
     python -m training.evaluate --model demo/model --catalog demo/shop --offers demo/shop/offers --report demo/report
     python -m training.evaluate --model M --catalog C --words BERT_FOLDER --stem tf_efficientnet_lite0 \\
         --stem-weights FILE.safetensors --cache DIR
-    python -m training.evaluate --model M --catalog C --no-baselines
+    python -m training.evaluate --model M --before M0 --catalog C --report DIR --no-baselines
 
 The first line takes about a minute on two cores. Each listing is encoded by its words, by its picture and by both,
 and each way is measured: the same product (every second offer against all rows of the catalogue; without offers, every
@@ -11,77 +11,27 @@ row of the split against all others, those of its `group_id` being right), the l
 train, and by a linear probe), words to picture and back. The baselines need the weights that the model started
 from: those that its training recorded, or those that are given. Settings are chosen on val; test is for the end.
 
---report DIR gets evaluation.json, evaluation.md, queries.parquet (the values of single queries) and refused.jsonl.
+Beside that: the same without rows that have a near twin in train, what a query loses without its words or its picture
+and with wrong ones, and what is kept on fewer dimensions. --before measures another model on the same queries.
+
+--report DIR gets report.html (is it better, and which queries does it get right and wrong), evaluation.json,
+evaluation.md, queries.parquet (the values of single queries) and refused.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from item.catalog.listing import Listing
-from item.catalog.reader import Refused, read_catalog, write_refused
-from item.catalog.splits import assign_splits
 from item.engine import Engine, load_engine
 from item.engine.torch_engine import choose_device
-from item.errors import CatalogError, ConfigError, ItemError, ModelError
-from item.evaluation.exam import TASKS, Contestant, Exam
-from item.evaluation.report import Report, Sitting
-from item.preprocessing.prepared import MODALITIES, Modality, Prepared
-from training.baselines import Course, make_baselines
+from item.errors import ConfigError, ItemError, ModelError
+from training.comparison import WAY_OUT, compare
 from training.config import HUB, load_config
-from training.encode import Seen, encode_modalities, prepare
 from training.frozen import FrozenEncoder, StartingWeights
-
-Vectors = npt.NDArray[np.float32]
-
-NAME = "ITEm"
-WAY_OUT = "give --words, --stem and --stem-weights, or --no-baselines"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """What is evaluated on: listings and second offers (None: none were given), each with its split."""
-
-    listings: list[Listing]
-    offers: list[Listing] | None
-    refused: list[Refused]
-
-    def offers_of(self, split: str) -> list[Listing]:
-        """The offers of a split."""
-        return [offer for offer in self.offers or () if offer.split == split]
-
-
-def read_material(catalog_path: str, offers_path: str | None, split: str) -> Material:
-    """Reads a catalogue and its offers.
-
-    An offer without a split has that of the listing it offers again; a catalogue without splits gets them by rule.
-
-    Raises:
-        CatalogError: one of them cannot be read; the split has no rows; no offer is of a listing of the catalogue.
-    """
-    catalog = read_catalog(catalog_path)
-    listings = catalog.listings if catalog.has_splits else assign_splits(catalog.listings)
-    there = Counter(listing.split or "none" for listing in listings)
-    if not there[split]:
-        counts = ", ".join(f"{name} ({count:,})" for name, count in there.most_common())
-        raise CatalogError(f"split: {catalog.path} has no rows of {split!r}; it has {counts}")
-    if offers_path is None:
-        return Material(listings=listings, offers=None, refused=catalog.refused)
-    again = read_catalog(offers_path, "offers")
-    splits = {listing.product_id: listing.split for listing in listings}
-    if not any(offer.group_id in splits for offer in again.listings):
-        found = f"the first is {again.listings[0].group_id!r}"
-        raise CatalogError(f"{again.path}: group_id: none is a product_id of {catalog.path}; {found}")
-    offers = [replace(offer, split=offer.split or splits.get(offer.group_id or "")) for offer in again.listings]
-    return Material(listings=listings, offers=offers, refused=[*catalog.refused, *again.refused])
+from training.material import read_material
 
 
 def starting_weights(arguments: argparse.Namespace) -> StartingWeights | None:
@@ -111,90 +61,14 @@ def frozen_encoder(arguments: argparse.Namespace, engine: Engine) -> FrozenEncod
         raise ModelError(f"starting weights of the baselines: {error}; {WAY_OUT}") from error
 
 
-def contestants(seen: Seen, asked: Mapping[Modality, Vectors]) -> Iterator[Contestant]:
-    """The model by words, by picture, by both. asked: its vectors of the exam's queries."""
-    for modality in MODALITIES:
-        yield Contestant(
-            name=NAME,
-            inputs=modality,
-            catalog=seen.vectors[modality],
-            queries=asked[modality],
-            halves=(seen.vectors["words"], seen.vectors["picture"]) if modality == "both" else None,
-        )
-
-
-def baselines(encoder: FrozenEncoder, exam: Exam, val_offers: list[Listing] | None) -> Iterator[Contestant]:
-    """The baselines for an exam; val_offers: what their settings are chosen on, None for a catalogue without offers."""
-    val_exam = Exam(catalog=exam.catalog, offers=val_offers, split="val")
-    catalog = encoder.encode(exam.catalog, "the catalogue")
-    queries, val_queries = (
-        catalog[one.rows] if one.offers is None else encoder.encode(one.offers, f"offers of {one.split}")
-        for one in (exam, val_exam)
-    )
-    course = Course(exam=exam, val_exam=val_exam, catalog=catalog, queries=queries, val_queries=val_queries)
-    return make_baselines(course)
-
-
-def notes_on(sitting: Sitting, asked: Mapping[Modality, Vectors], num_refused: int, with_baselines: bool) -> list[str]:
-    """What a reader of the tables must know, a sentence each. asked: the model's vectors of the exam's queries."""
-    exam = sitting.exam
-    products = {listing.product_id for listing in exam.catalog}
-    lost = sum(offer.group_id not in products for offer in exam.offers or ())
-    unnamed = sum(not exam.catalog[row].category for row in exam.rows)
-    without = {part: int((~asked[part].any(axis=1)).sum()) for part in MODALITIES}
-    answered = {answers.task for _, answers in sitting.answers}
-    notes = {
-        f"Rows and offers that were refused and left out: {num_refused:,}.": num_refused,
-        f"Offers of no listing of the catalogue, left out: {lost:,}.": lost,
-        f"Rows without category, not asked for one: {unnamed:,} of {len(exam.rows):,}.": unnamed,
-        f"Queries without words, by words answered at random: {without['words']:,}.": without["words"],
-        f"Queries without a picture, by picture answered at random: {without['picture']:,}.": without["picture"],
-        **{f"Nothing to ask for: {task}.": task not in answered for task in TASKS},
-        f"Baselines are left out: the starting weights are not known; {WAY_OUT}.": not with_baselines,
-    }
-    chosen = dict.fromkeys(f"{one.name}: {one.note}." for one, _ in sitting.answers if one.note)
-    return [note for note, applies in notes.items() if applies] + list(chosen)
-
-
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Reads, encodes, measures, prints, writes."""
-    split = arguments.split
+    """Loads, measures, prints, writes."""
     engine = load_engine(arguments.model, arguments.device)
-    material = read_material(arguments.catalog, arguments.offers, split)
+    before = load_engine(arguments.before, arguments.device) if arguments.before is not None else None
+    material = read_material(arguments.catalog, arguments.offers, arguments.split)
     encoder = frozen_encoder(arguments, engine)
-    seen = encode_modalities(engine, material.listings, "the catalogue")
-    offered = encode_modalities(engine, material.offers_of(split), "offers")
-    exam = Exam(catalog=seen.listings, offers=None if material.offers is None else offered.listings, split=split)
-    asked = offered.vectors
-    if material.offers is None:
-        asked = {modality: vectors[exam.rows] for modality, vectors in seen.vectors.items()}
-    sitting = Sitting(exam)
-    for contestant in contestants(seen, asked):
-        sitting.add(contestant)
-    if encoder is not None:
-        val = [offer for offer in material.offers_of("val") if isinstance(prepare(engine, offer), Prepared)]
-        for contestant in baselines(encoder, exam, None if material.offers is None else val):
-            sitting.add(contestant)
-    refused = [*material.refused, *seen.refused, *offered.refused]
-    report = Report(
-        about={
-            "model": arguments.model,
-            "space": engine.space,
-            "engine": engine.name,
-            "catalogue": f"{arguments.catalog}, {len(exam.catalog):,} listings",
-            "offers": arguments.offers or "none",
-            "split": split,
-        },
-        notes=notes_on(sitting, asked, len(refused), encoder is not None),
-        results=list(sitting.results()),
-        differences=list(sitting.differences()),
-    )
-    print(report.text())
-    if arguments.report is not None:
-        arguments.report.mkdir(parents=True, exist_ok=True)
-        report.save(arguments.report)
-        sitting.save_queries(arguments.report / "queries.parquet")
-        write_refused(refused, arguments.report / "refused.jsonl")
+    about = {"model": arguments.model, **({} if before is None else {"before": arguments.before})}
+    print(compare(engine, before, material, encoder, arguments.report, about).text())
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -206,6 +80,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--catalog", required=True, help="a catalogue file, or the folder with catalog.*")
     parser.add_argument("--offers", help="second offers: a file, or the folder with offers.*")
     parser.add_argument("--split", default="test", help="whose rows are asked about (test)")
+    parser.add_argument("--before", help="another model to compare with, for instance the starting point")
     parser.add_argument("--report", type=Path, help="a folder for the report")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--no-baselines", action="store_true", help="measure the model alone")

@@ -23,7 +23,7 @@ _BLOCK_CELLS = 2**22  # weights held at once
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A value with its 95% percentile interval, in the value's own unit; all NaN when there was no query."""
+    """A value with its 95% percentile interval, in the value's own unit; all NaN when it was of nothing."""
 
     value: float
     low: float
@@ -47,6 +47,28 @@ def paired_interval(
     if ours.shape != theirs.shape:
         raise ValueError(f"paired values must be of the same queries, got {ours.shape} and {theirs.shape}")
     return mean_interval(ours - theirs, groups, seed=seed)
+
+
+def ratio_interval(
+    above: npt.ArrayLike, below: npt.ArrayLike, groups: Sequence[Hashable] | None = None, *, seed: int = 0
+) -> Interval:
+    """The sum of `above` over that of `below`, both (Q,) and not negative below, on the same queries in the same order.
+
+    Resamples where the latter is zero are left out; where it is zero of all queries there is no ratio.
+    """
+    numerator, denominator = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    if numerator.shape != denominator.shape:
+        raise ValueError(f"a ratio must be of the same queries, got {numerator.shape} and {denominator.shape}")
+    if not denominator.any():
+        return Interval(value=np.nan, low=np.nan, high=np.nan)
+
+    def ratio(weights: Values) -> Values:
+        whole = weights @ denominator
+        return (weights[whole > 0] @ numerator) / whole[whole > 0]
+
+    generator = np.random.default_rng(seed)
+    value = float(numerator.sum() / denominator.sum())
+    return _percentiles(value, _resample(ratio, len(numerator), groups, generator))
 
 
 def unpaired_interval(

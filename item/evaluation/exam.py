@@ -118,6 +118,26 @@ class Exam:
         """What is asked in the same-product task: the offers, or the rows of the split."""
         return [self.catalog[i] for i in self.rows] if self.offers is None else self.offers
 
+    @cached_property
+    def base_names(self) -> Sequence[str | None]:
+        """For each row of the catalogue what a query's group_id must be for the row to be right."""
+        return [listing.group_id if self.offers is None else listing.product_id for listing in self.catalog]
+
+    @cached_property
+    def asked_ids(self) -> Sequence[str]:
+        """For each query the product_id of the row that it is, or that it offers again; empty: unknown."""
+        return [query.product_id if self.offers is None else query.group_id or "" for query in self.queries]
+
+    @cached_property
+    def query_products(self) -> Sequence[str]:
+        """For each query the product that it is about; empty: unknown."""
+        return [self._products.get(asked, "") for asked in self.asked_ids]
+
+    @cached_property
+    def row_products(self) -> Sequence[str]:
+        """For each of `rows` the product that it is about."""
+        return [self._products[self.catalog[i].product_id] for i in self.rows]
+
     def sit(self, contestant: Contestant) -> Iterator[Answers]:
         """The contestant's answers to all tasks that it can answer; a task without queries has none."""
         yield self.same_product(contestant.catalog, contestant.queries)
@@ -134,18 +154,14 @@ class Exam:
 
         base: (N, D), queries: (Q, D). A query without a listing of its product is left out.
         """
-        by_group = self.offers is None
         found = same_product(
             queries,
             base,
             query_products=[query.group_id for query in self.queries],
-            base_products=[listing.group_id if by_group else listing.product_id for listing in self.catalog],
-            own_rows=self.rows.tolist() if by_group else None,
+            base_products=self.base_names,
+            own_rows=self.rows.tolist() if self.offers is None else None,
         )
-        products = [
-            self._products.get((query.product_id if by_group else query.group_id) or "") for query in self.queries
-        ]
-        return _found(SAME_PRODUCT, np.arange(len(self.queries)), self.queries, products, found)
+        return _found(SAME_PRODUCT, np.arange(len(self.queries)), self.queries, self.query_products, found)
 
     def across(self, task: str, queries: Vectors, base: Vectors) -> Answers:
         """Each row of the split by one modality against those rows by the other; only its own other half counts.
@@ -160,13 +176,13 @@ class Exam:
 
     def leaf_by_neighbours(self, vectors: Vectors) -> Answers:
         """The leaves of the split's rows by the vote of the five nearest rows of train. vectors: (N, D)."""
-        train, asked = self._leaf_rows()
+        train, asked = self.leaf_rows()
         predicted = neighbour_leaves(vectors[asked], vectors[train], self._categories(train))
         return self._named(BY_NEIGHBOURS, asked, predicted)
 
     def leaf_by_probe(self, vectors: Vectors) -> Answers:
         """The leaves of the split's rows by a linear probe trained on train, its strength chosen on val."""
-        train, asked = self._leaf_rows()
+        train, asked = self.leaf_rows()
         if not len(asked):
             return self._named(BY_PROBE, asked, [])
         val = self._with_category("val") if self.split != "val" else asked[:0]
@@ -174,6 +190,11 @@ class Exam:
             vectors[asked], vectors[train], self._categories(train), vectors[val], self._categories(val)
         )
         return self._named(BY_PROBE, asked, predicted)
+
+    def leaf_rows(self) -> tuple[Positions, Positions]:
+        """Rows to learn from and rows to ask about; nothing is asked where there is nothing to learn from."""
+        train, asked = self._with_category("train"), self._with_category(self.split)
+        return train, asked if len(train) else asked[:0]
 
     def subsets(self, attribute: str) -> dict[str, Positions]:
         """For each value of an attribute of the queries, as text, the positions of those that have it."""
@@ -186,11 +207,6 @@ class Exam:
 
     def _with_category(self, split: str) -> Positions:
         return np.array([i for i in self._rows_of(split) if self.catalog[i].category], dtype=np.intp)
-
-    def _leaf_rows(self) -> tuple[Positions, Positions]:
-        """Rows to learn from and rows to ask about; nothing is asked where there is nothing to learn from."""
-        train, asked = self._with_category("train"), self._with_category(self.split)
-        return train, asked if len(train) else asked[:0]
 
     def _categories(self, positions: Positions) -> list[Path]:
         return [self.catalog[i].category for i in positions]
@@ -219,7 +235,7 @@ def _found(
     task: str,
     positions: Positions,
     queries: Sequence[Listing],
-    products: Sequence[str | None],
+    products: Sequence[str],
     found: SameProduct,
 ) -> Answers:
     answered = np.flatnonzero(~np.isnan(found.reciprocal_rank)).tolist()
@@ -227,7 +243,7 @@ def _found(
         task=task,
         positions=positions[answered],
         ids=[queries[i].product_id for i in answered],
-        products=[products[i] or "" for i in answered],
+        products=[products[i] for i in answered],
         values={
             "recall@1": found.recall_at_1[answered],
             "recall@10": found.recall_at_10[answered],

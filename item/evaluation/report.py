@@ -1,54 +1,24 @@
-"""The outcome of an exam for people and programs: aligned tables, Markdown, JSON, and the values of each query.
+"""The outcome of an exam for people and programs: aligned tables, Markdown, JSON.
 
-`evaluation.json` holds {"about", "notes", "results", "differences"}; each of the last two is a list of {"system",
-"inputs", "task", "measure", "subset", "queries", "value", "low", "high", "against"} with the 95% interval. A difference
-says how much higher the measure is than that of "against", paired by query. The values of the single queries go into a
-Parquet file, so that a later evaluation can be paired with this one.
+`evaluation.json` holds {"about", "notes", "results", "differences", "contributions", "dimensions", "errors_removed"}.
+The first four lists are of {"system", "inputs", "task", "measure", "subset", "queries", "value", "low", "high",
+"against"} with the 95% interval: a difference says how much higher the measure is than that of the system "against",
+paired by query; contributions (`swap.py`) are of the same system asked in other ways, "against" its vectors by both;
+dimensions are the shares `dims64_kept`, ... (`dimensions.py`). `errors_removed` is described in `errors.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from item.evaluation.errors import ErrorsRemoved
+from item.evaluation.result import ALL, HELD, NO_TWIN, Result
+from item.evaluation.swap import WAYS
 
-from item.evaluation.bootstrap import Interval, paired_interval
-from item.evaluation.exam import SAME_PRODUCT, Answers, Contestant, Exam, Positions
-
-ALL, HELD = "all", "held"
-FAMILIES = ("picture_family", "words_family")  # attributes of offers: how their picture and their words were made
-
-_QUERY_SCHEMA = pa.schema(
-    {
-        **dict.fromkeys(("system", "inputs", "task", "measure", "product_id", "product"), pa.string()),
-        "value": pa.float64(),
-        "predicted": pa.list_(pa.string()),
-    }
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One measure of one system in one task, on a subset of its queries; with `against`, a paired difference."""
-
-    system: str
-    inputs: str
-    task: str
-    measure: str
-    subset: str
-    queries: int
-    value: float
-    low: float
-    high: float
-    against: str | None = None
-
-    def __str__(self) -> str:
-        sign = "" if self.against is None else "+"
-        return f"{self.value:{sign}.3f} [{self.low:{sign}.3f}, {self.high:{sign}.3f}]"
+SUBSETS = {ALL: "", HELD: ", held families alone", NO_TWIN: ", without near twins"}  # those with tables, in titles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +52,63 @@ class Report:
     notes: Sequence[str]
     results: Sequence[Result]
     differences: Sequence[Result]
+    contributions: Sequence[Result] = ()
+    dimensions: Sequence[Result] = ()
+    errors_removed: Sequence[ErrorsRemoved] = ()
 
     def tables(self) -> list[Table]:
-        """Each task, then the same product on held families alone, then the differences."""
-        tasks = dict.fromkeys(result.task for result in self.results)
-        tables = [_table(task, self.results, task, ALL) for task in tasks]
-        tables.append(_table(f"{SAME_PRODUCT}, held families alone", self.results, SAME_PRODUCT, HELD))
-        tables += [_table(f"{task}, paired difference", self.differences, task, ALL) for task in tasks]
-        return [table for table in tables if table.rows]
+        """Each task on all queries and on subsets; what words and picture contribute; dimensions; comparisons."""
+        return [
+            *self.result_tables(),
+            *self.contribution_tables(),
+            *self.dimension_tables(),
+            *self.error_tables(),
+            *self.difference_tables(),
+        ]
+
+    def result_tables(self) -> list[Table]:
+        """The measures of each task, on all queries and on subsets."""
+        return _tables(self.results, "")
+
+    def difference_tables(self) -> list[Table]:
+        """The paired differences, likewise."""
+        return _tables(self.differences, ", paired difference")
+
+    def contribution_tables(self) -> list[Table]:
+        """For each task what becomes of a query without its picture, with a wrong one, ..."""
+        tables = []
+        for task in dict.fromkeys(one.task for one in self.contributions):
+            chosen = [one for one in self.contributions if one.task == task]
+            falls = {(one.system, one.inputs): str(one) for one in chosen if one.against is not None}
+            rows = [
+                (one.system, WAYS.get(one.inputs, "by both"), str(one), falls.get((one.system, one.inputs), ""))
+                for one in chosen
+                if one.against is None
+            ]
+            title = f"{task}, what words and picture contribute ({chosen[0].queries:,} queries with both)"
+            columns = ("system", "query", chosen[0].measure, "change")
+            tables.append(Table(title=title, columns=columns, rows=tuple(rows)))
+        return tables
+
+    def dimension_tables(self) -> list[Table]:
+        """What is kept of the recall@10 on fewer dimensions."""
+        return _tables(self.dimensions, ", recall@10 on fewer dimensions as a share of all")
+
+    def error_tables(self) -> list[Table]:
+        """The share of the best baseline's errors that is removed, by task and subset."""
+        rows = [
+            (
+                f"{one.task}{SUBSETS[one.subset]} ({one.queries:,})",
+                one.measure,
+                f"{best.baseline} ({best.baseline_inputs}) {best.baseline_value:.3f}",
+                str(best),
+                str(one),
+            )
+            for one in self.errors_removed
+            for best in one.catalogs.values()
+        ]
+        columns = ("task (queries)", "measure", "best baseline", "difference", "errors removed")
+        return [Table(title="The best baseline's errors removed", columns=columns, rows=tuple(rows))] if rows else []
 
     def text(self) -> str:
         """Aligned tables for a terminal."""
@@ -102,88 +121,26 @@ class Report:
         notes = "\n".join(f"- {note}" for note in self.notes)
         explained = "Every value with its 95% bootstrap interval."
         markdown = ["# Evaluation", about, explained, *(table.markdown() for table in self.tables()), notes]
-        values = json.dumps(asdict(self), indent=1, ensure_ascii=False)
-        for name, content in (("evaluation.md", "\n\n".join(markdown)), ("evaluation.json", values)):
-            beside = folder / f"{name}.tmp"
-            beside.write_text(content.rstrip() + "\n", encoding="utf-8")
-            beside.replace(folder / name)
+        write_beside(folder / "evaluation.md", "\n\n".join(markdown))
+        write_beside(folder / "evaluation.json", json.dumps(asdict(self), indent=1, ensure_ascii=False))
 
 
-class Sitting:
-    """One exam and the contestants that sit it; the first is the one that the others are compared with."""
-
-    def __init__(self, exam: Exam) -> None:
-        self.exam = exam
-        self.answers: list[tuple[Contestant, Answers]] = []
-        families = {
-            f"{family}={value}": positions for family in FAMILIES for value, positions in exam.subsets(family).items()
-        }
-        held = {value.lower(): positions for value, positions in exam.subsets("held").items()}.get("true")  # CSV: text
-        self.subsets: dict[str, Positions] = families if held is None else {HELD: held, **families}
-
-    def add(self, contestant: Contestant) -> None:
-        """Lets a contestant sit the exam; tasks without queries are left out."""
-        self.answers += [(contestant, answers) for answers in self.exam.sit(contestant) if len(answers.ids)]
-
-    def results(self) -> Iterator[Result]:
-        """Every measure of every contestant, in each task as a whole and on the subsets of its queries."""
-        for contestant, answers in self.answers:
-            for subset, part in self._parts(answers):
-                for measure, interval in part.measures().items():
-                    yield _result(contestant, part, measure, subset, interval)
-
-    def differences(self) -> Iterator[Result]:
-        """How much higher the first contestant's measures are than another's with the same inputs, query by query."""
-        first = self.answers[0][0].name if self.answers else ""
-        own, others = ([one for one in self.answers if (one[0].name == first) is is_own] for is_own in (True, False))
-        for contestant, ours in own:
-            for other, theirs in others:
-                if (contestant.inputs, ours.task) != (other.inputs, theirs.task):
-                    continue
-                for subset, part in self._parts(ours.only(theirs.positions)):
-                    against = theirs.only(part.positions)
-                    for measure, values in part.values.items():
-                        interval = paired_interval(values, against.values[measure], part.products)
-                        yield _result(contestant, part, measure, subset, interval, other.name)
-
-    def save_queries(self, path: Path) -> None:
-        """Writes the value of each query in each measure as Parquet, beside and renamed."""
-        beside = path.with_suffix(".tmp")
-        with pq.ParquetWriter(beside, _QUERY_SCHEMA) as writer:
-            for contestant, answers in self.answers:
-                for measure, values in answers.values.items():
-                    said = (contestant.name, contestant.inputs, answers.task, measure)
-                    columns = [
-                        *([value] * len(values) for value in said),
-                        answers.ids,
-                        answers.products,
-                        values,
-                        answers.predicted or [None] * len(values),
-                    ]
-                    writer.write_table(pa.table(columns, schema=_QUERY_SCHEMA))
-        beside.replace(path)
-
-    def _parts(self, answers: Answers) -> Iterator[tuple[str, Answers]]:
-        """The answers as a whole, and of the same product those to each subset of the queries."""
-        parts = {ALL: answers}
-        if answers.task == SAME_PRODUCT:
-            parts |= {name: answers.only(positions) for name, positions in self.subsets.items()}
-        yield from ((name, part) for name, part in parts.items() if len(part.ids))
+def write_beside(path: Path, content: str) -> None:
+    """Writes a text file beside and renames it."""
+    beside = path.with_name(f"{path.name}.tmp")
+    beside.write_text(content.rstrip() + "\n", encoding="utf-8")
+    beside.replace(path)
 
 
-def _result(
-    contestant: Contestant, answers: Answers, measure: str, subset: str, interval: Interval, against: str | None = None
-) -> Result:
-    return Result(
-        system=contestant.name,
-        inputs=contestant.inputs,
-        task=answers.task,
-        measure=measure,
-        subset=subset,
-        queries=len(answers.ids),
-        against=against,
-        **asdict(interval),
-    )
+def _tables(results: Sequence[Result], said: str) -> list[Table]:
+    """A table for each task and subset; none for a subset that is all of the queries."""
+    queries = {(result.task, result.subset): result.queries for result in results}
+    return [
+        _table(f"{task}{SUBSETS[subset]}{said}", results, task, subset)
+        for task in dict.fromkeys(result.task for result in results)
+        for subset in SUBSETS
+        if queries.get((task, subset)) and (subset == ALL or queries[task, subset] < queries[task, ALL])
+    ]
 
 
 def _table(title: str, results: Sequence[Result], task: str, subset: str) -> Table:
@@ -194,7 +151,7 @@ def _table(title: str, results: Sequence[Result], task: str, subset: str) -> Tab
         system = result.system if result.against is None else f"{result.system} - {result.against}"
         cells.setdefault((system, result.inputs), {})[result.measure] = str(result)
     return Table(
-        title=f"{title} ({chosen[0].queries:,} queries)" if chosen else title,
+        title=f"{title} ({chosen[0].queries:,} queries)",
         columns=("system", "inputs", *measures),
-        rows=tuple((*key, *(row[measure] for measure in measures)) for key, row in cells.items()),
+        rows=tuple((*key, *(row.get(measure, "") for measure in measures)) for key, row in cells.items()),
     )

@@ -70,6 +70,12 @@ def same_product(
     return SameProduct(recall_at_1=scores[:, 0], recall_at_10=scores[:, 1], reciprocal_rank=scores[:, 2])
 
 
+def unit(x: Vectors) -> Vectors:
+    """(N, D) -> (N, D) with rows of unit norm; rows of zeros stay."""
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+
+
 def _expected_scores(similarities: Vectors, relevant: npt.NDArray[np.bool_]) -> Values:
     """(Q, N) similarities and which rows are relevant -> (Q, 3), NaN where none is."""
     found = relevant.any(axis=1)

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from item.evaluation import bootstrap
-from item.evaluation.bootstrap import Interval, mean_interval, paired_interval, statistic_interval, unpaired_interval
+from item.evaluation.bootstrap import (
+    Interval,
+    mean_interval,
+    paired_interval,
+    ratio_interval,
+    statistic_interval,
+    unpaired_interval,
+)
 from item.evaluation.classification import macro_f1
 
 
@@ -95,6 +102,28 @@ def test_interval_of_a_biased_statistic_is_around_its_value() -> None:
 
 def test_no_queries_have_no_interval() -> None:
     assert np.isnan([mean_interval([]).value, mean_interval([]).low, unpaired_interval([], [1.0]).high]).all()
+
+
+def test_ratio_is_paired_and_its_interval_covers_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sums rise and fall together: the ratio varies far less than either."""
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 400)
+    generator, hits = np.random.default_rng(6), 0
+    for trial in range(100):
+        below = generator.random(80) < 0.5
+        above = below & (generator.random(80) < 0.7)
+        interval = ratio_interval(above, below, seed=trial)
+        assert interval.value == above.sum() / below.sum()
+        hits += covers(interval, 0.7)
+    assert 88 <= hits <= 99
+    assert ratio_interval(0.7 * below, below).high == pytest.approx(0.7)
+
+
+def test_ratio_to_nothing() -> None:
+    assert np.isnan(ratio_interval([1, 1], [0, 0]).value)
+    once = ratio_interval([1, 0, 0], [1, 0, 0])  # most resamples have nothing below
+    assert (once.value, once.low, once.high) == (1, 1, 1)
+    with pytest.raises(ValueError, match=r"same queries.*\(1,\).*\(2,\)"):
+        ratio_interval([1], [1, 1])
 
 
 def test_values_that_do_not_belong_together() -> None:

@@ -10,7 +10,9 @@ import pytest
 from item.catalog.listing import Listing
 from item.evaluation.bootstrap import paired_interval
 from item.evaluation.exam import BY_NEIGHBOURS, BY_PROBE, SAME_PRODUCT, Contestant, Exam
-from item.evaluation.report import ALL, HELD, Report, Sitting
+from item.evaluation.report import Report
+from item.evaluation.result import ALL, HELD, NO_TWIN
+from item.evaluation.sitting import Sitting
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def sitting() -> Sitting:
         x /= np.linalg.norm(x, axis=1, keepdims=True)
         return Contestant(name=name, inputs="both", catalog=truth, queries=x[:10], for_leaf=x)
 
-    sitting = Sitting(Exam(catalog=catalog, offers=offers, split="test"))
+    sitting = Sitting(Exam(catalog=catalog, offers=offers, split="test"), twins=np.array([1, 4, 29]))
     sitting.add(contestant("ours", 0.3))
     sitting.add(contestant("theirs", 3.0))
     return sitting
@@ -50,13 +52,51 @@ def report(sitting: Sitting) -> Report:
 
 def test_results_of_all_and_of_subsets(sitting: Sitting, report: Report) -> None:
     counts = {result.subset: result.queries for result in report.results if result.task == SAME_PRODUCT}
-    assert counts == {ALL: 10, HELD: 4, "picture_family=a": 5, "picture_family=b": 5}
+    assert counts == {ALL: 10, HELD: 4, NO_TWIN: 8, "picture_family=a": 5, "picture_family=b": 5}
     of_leaf = {(result.task, result.measure, result.subset) for result in report.results if "leaf" in result.task}
-    assert of_leaf == {(task, m, ALL) for task in (BY_NEIGHBOURS, BY_PROBE) for m in ("accuracy", "macro-F1")}
+    assert of_leaf == {
+        (task, measure, subset)
+        for task in (BY_NEIGHBOURS, BY_PROBE)
+        for measure in ("accuracy", "macro-F1")
+        for subset in (ALL, NO_TWIN)
+    }
+    assert {result.queries for result in report.results if "leaf" in result.task} == {20, 17}
     held = [result for result in report.results if result.subset == HELD and result.measure == "MRR"]
     expected = [answers.values["MRR"][:4].mean() for _, answers in sitting.answers if answers.task == SAME_PRODUCT]
     assert [result.value for result in held] == expected
     assert expected[0] > expected[1]
+
+
+def test_rows_with_a_near_twin_and_their_offers_are_left_out(sitting: Sitting, report: Report) -> None:
+    left_out = {SAME_PRODUCT: {"o1", "o4"}, BY_NEIGHBOURS: {"1", "4", "29"}, BY_PROBE: {"1", "4", "29"}}
+    for task, ids in left_out.items():
+        answers = next(answers for one, answers in sitting.answers if (one.name, answers.task) == ("theirs", task))
+        measure = next(iter(answers.values))
+        kept = [value for name, value in zip(answers.ids, answers.values[measure], strict=True) if name not in ids]
+        assert len(kept) == len(answers.ids) - len(ids)
+        chosen = ("theirs", task, measure, NO_TWIN)
+        found = [one for one in report.results if (one.system, one.task, one.measure, one.subset) == chosen]
+        assert [one.value for one in found] == pytest.approx([np.mean(kept)])
+        assert any((one.task, one.subset) == (task, NO_TWIN) for one in report.differences)
+        in_subset = {
+            row["product_id"]
+            for row in sitting.queries().to_pylist()
+            if row["task"] == task and NO_TWIN in row["subsets"]
+        }
+        assert in_subset == {*answers.ids} - ids
+    held = {row["product_id"] for row in sitting.queries().to_pylist() if HELD in row["subsets"]}
+    assert held == {"o0", "o1", "o2", "o3"}
+
+
+def test_without_offers_the_rows_themselves_are_left_out() -> None:
+    catalog = [Listing(product_id=str(i), group_id=str(i // 2), split="test") for i in range(6)]
+    vectors = np.eye(6, dtype=np.float32)
+    for twins, expected in ((np.array([0, 3]), ["1", "2", "4", "5"]), (np.array([], dtype=np.intp), [*"012345"])):
+        sitting = Sitting(Exam(catalog=catalog, offers=None, split="test"), twins)
+        sitting.add(Contestant(name="ours", inputs="both", catalog=vectors, queries=vectors))
+        parts = dict(sitting.parts(sitting.answers[0][1]))
+        assert parts[NO_TWIN].ids == expected
+    assert Sitting(Exam(catalog=catalog, offers=None, split="test")).subsets == {}
 
 
 def test_differences_are_paired_and_of_the_first_against_the_others(sitting: Sitting, report: Report) -> None:
@@ -72,11 +112,23 @@ def test_tables_are_aligned(report: Report) -> None:
     text = report.text()
     assert "same product (10 queries)" in text
     assert "same product, held families alone (4 queries)" in text
+    assert "same product, without near twins (8 queries)" in text
+    assert "leaf category by linear probe, without near twins, paired difference (17 queries)" in text
     assert "ours - theirs" in text
     for table in report.tables():
         lines = table.text().splitlines()[1:]
         starts = {line.index(cell) for line, cell in zip(lines, ["inputs", *["both"] * len(table.rows)], strict=True)}
         assert len(starts) == 1
+
+
+def test_a_subset_that_is_all_of_the_queries_has_no_table(sitting: Sitting) -> None:
+    everything = Sitting(sitting.exam, twins=np.array([], dtype=np.intp))
+    everything.add(sitting.answers[0][0])
+    report = Report(about={}, notes=[], results=list(everything.results()), differences=[])
+    assert any(result.subset == NO_TWIN for result in report.results)
+    titles = [table.title for table in report.tables()]
+    assert titles[:2] == ["same product (10 queries)", "same product, held families alone (4 queries)"]
+    assert not any("near twins" in title for title in titles)
 
 
 def test_files(sitting: Sitting, report: Report, tmp_path: Path) -> None:

@@ -9,16 +9,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from item.catalog.listing import Listing, Picture
 from item.engine import load_engine
-from item.errors import CatalogError
-from item.evaluation.exam import BY_NEIGHBOURS, BY_PROBE, PICTURE_TO_WORDS, SAME_PRODUCT, WORDS_TO_PICTURE
+from item.errors import CatalogError, ModelError
+from item.evaluation.exam import BY_NEIGHBOURS, BY_PROBE, PICTURE_TO_WORDS, SAME_PRODUCT, WORDS_TO_PICTURE, Exam
+from item.model.config import ItemConfig
+from item.model.encoder import ITEm
+from item.preprocessing.preprocessor import Preprocessor
 from training import baselines
 from training.config import ModelOptions, PretrainConfig, StartOptions
 from training.encode import encode_modalities
-from training.evaluate import main, read_material
+from training.evaluate import main
 from training.frozen import StartingWeights
+from training.material import read_material
+from training.view import view_again, view_of
 
 BASELINES = {"words", "picture", "late fusion", "whitened late fusion", "two towers"}
 
@@ -83,13 +89,28 @@ def test_model_and_baselines_on_offers(
         for task in (WORDS_TO_PICTURE, PICTURE_TO_WORDS):
             assert (system, "both", task, "recall@10", "all") in values
     subsets = {subset for *_, subset in values}
-    assert subsets == {"all", "held", "picture_family=banner", "picture_family=crop", "words_family=reorder"}
+    assert subsets == {
+        "all",
+        "held",
+        "no near twin",
+        "picture_family=banner",
+        "picture_family=crop",
+        "words_family=reorder",
+    }
     assert (
         values["picture", "picture", SAME_PRODUCT, "recall@10", "all"] > 0.5
     )  # the offers' pictures are the rows' own
 
     written = json.loads((report / "evaluation.json").read_text(encoding="utf-8"))
     assert {one["against"] for one in written["differences"]} == BASELINES
+    removed = {(one["task"], one["measure"], one["subset"]): one for one in written["errors_removed"]}
+    for task, measure in ((SAME_PRODUCT, "recall@1"), (BY_PROBE, "accuracy"), (WORDS_TO_PICTURE, "MRR")):
+        (best,) = removed[task, measure, "all"]["catalogs"].values()
+        rivals = {key[0]: value for key, value in values.items() if key[2:] == (task, measure, "all")} | {"ITEm": 0}
+        assert best["baseline_value"] == pytest.approx(max(rivals.values()))
+        assert best["value"] == pytest.approx(values["ITEm", "both", task, measure, "all"] - best["baseline_value"])
+    assert (SAME_PRODUCT, "recall@1", "held") in removed
+    assert "late fusion" in (report / "report.html").read_text(encoding="utf-8")
     refused = [json.loads(line) for line in (report / "refused.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {(one["product_id"], one["field"]) for one in refused} == {("broken", "image"), ("empty", "title")}
     assert "Rows and offers that were refused and left out: 2." in written["notes"]
@@ -100,12 +121,77 @@ def test_model_and_baselines_on_offers(
     assert np.mean(mrr) == values["ITEm", "both", SAME_PRODUCT, "MRR", "all"]
 
     shown = capsys.readouterr().out
-    for line in ("same product (8 queries)", "late fusion", "ITEm - two towers"):
+    for line in (
+        "same product (8 queries)",
+        "late fusion",
+        "ITEm - two towers",
+        "without its picture",
+        "errors removed",
+    ):
         assert line in shown
     assert "late fusion" in (report / "evaluation.md").read_text(encoding="utf-8")
     first = (report / "evaluation.json").read_bytes()
     assert run(*options) == 0
     assert (report / "evaluation.json").read_bytes() == first
+
+
+@pytest.mark.parametrize("with_offers", [True, False])
+def test_before_and_what_parts_contribute(
+    run: Callable[..., int],
+    tiny_config: ItemConfig,
+    preprocessor: Preprocessor,
+    offers_file: Path,
+    with_offers: bool,
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(5)
+    ITEm(tiny_config).save_pretrained(tmp_path / "before")
+    preprocessor.save_pretrained(tmp_path / "before")
+    report = tmp_path / "report"
+    offers = ["--offers", offers_file] if with_offers else []
+    assert run("--before", tmp_path / "before", "--report", report, *offers) == 0
+    written = json.loads((report / "evaluation.json").read_text(encoding="utf-8"))
+    assert {(one["system"], one["inputs"]) for one in written["results"]} == {
+        (system, inputs) for system in ("ITEm", "before") for inputs in ("words", "picture", "both")
+    }
+    assert {one["against"] for one in written["differences"]} == {"before"}
+    assert written["about"]["space of ITEm"] != written["about"]["space of before"]
+    ways = {(one["system"], one["inputs"]) for one in written["contributions"] if one["task"] == SAME_PRODUCT}
+    assert ways == {
+        (system, inputs)
+        for system in ("ITEm", "before")
+        for inputs in ("both", "words", "picture", "wrong words", "wrong picture")
+    }
+    assert sum("goes from" in note for note in written["notes"]) == 4
+    queries = pq.read_table(report / "queries.parquet").to_pylist()
+    assert {tuple(one["subsets"])[:2] for one in queries} <= {("all", "held"), ("all", "no near twin")}
+    page = (report / "report.html").read_text(encoding="utf-8")
+    for part in ("before at finding the same product", "without its picture", "data:image/jpeg", "named wrongly"):
+        assert part in page
+
+
+def test_a_wrong_picture_changes_the_vector_and_an_own_one_does_not(
+    model_folder: Path, listings: list[Listing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load_engine(model_folder, "cpu")
+    offers = [replace(one, product_id=f"o{one.product_id}", group_id=one.product_id) for one in listings[20:]]
+    seen, offered = (encode_modalities(engine, part, "the test") for part in (listings, offers))
+    view = view_of("m", engine, Exam(catalog=listings, offers=offers, split="test"), seen, offered)
+    values = {one.inputs: one.value for one in view.contributions() if one.task == SAME_PRODUCT and not one.against}
+    assert values["wrong picture"] < values["both"]
+    assert values["wrong words"] < values["both"]
+    monkeypatch.setattr("training.view.swapped", lambda own, *_: list(own))
+    values = {one.inputs: one.value for one in view.contributions() if one.task == SAME_PRODUCT and not one.against}
+    assert values["wrong picture"] == values["wrong words"] == values["both"] > 0.9
+
+
+def test_before_must_read_what_the_model_reads(model_folder: Path, listings: list[Listing], tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "before")
+    config = json.loads((tmp_path / "before" / "preprocessor_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "before" / "preprocessor_config.json").write_text(json.dumps({**config, "max_picture_pixels": 9}))
+    exam = Exam(catalog=listings, offers=None, split="test")
+    with pytest.raises(ModelError, match=r"before: refuses listing 'p0' that the model reads \(image: .* = 9"):
+        view_again("before", load_engine(tmp_path / "before", "cpu"), exam)
 
 
 def test_without_offers_and_starting_weights(
