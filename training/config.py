@@ -13,6 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from item.errors import ConfigError
+from item.model.config import AttentionKind
 from item.model.objectives import ObjectiveWeights
 
 Precision = Literal["float32", "bfloat16"]
@@ -49,6 +50,7 @@ class ModelOptions:
     stem_part: Literal["grid", "patch_embed"] = "grid"
     patch_size: int = 16
     vector_width: int = 384
+    attention: AttentionKind = "softmax"
     dropout: float = 0.1
 
 

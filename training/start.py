@@ -45,6 +45,7 @@ def make_model(config: PretrainConfig, bert: Bert | None, preprocessor: Preproce
             cls_id=preprocessor.cls_id,
             patch_size=options.patch_size,
             vector_width=options.vector_width,
+            attention=options.attention,
             dropout=options.dropout,
             layer_norm_eps=bert.sizes["layer_norm_eps"] if bert else ItemConfig.layer_norm_eps,
         )

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from item.errors import ConfigError, ModelError
 
 StemPart = Literal["grid", "patch_embed"]
+AttentionKind = Literal["softmax", "clipped", "normalised_clipped"]
 CONFIG_FILE = "config.json"
 FORMAT = 1  # of the model folder; a folder of another format is refused
 
@@ -24,6 +25,7 @@ class ItemConfig:
     stem: the timm model that turns pixels into cells; None: patches of `patch_size` pixels, learned from scratch.
     stem_part: the timm model's feature grid, or only its own patch embedding.
     vector_width: V, dimensions of a listing's vector.
+    attention: what the layers attend with (item.model.attention).
     """
 
     vocab_size: int
@@ -40,6 +42,7 @@ class ItemConfig:
     stem_part: StemPart = "grid"
     patch_size: int = 16
     vector_width: int = 384
+    attention: AttentionKind = "softmax"
     dropout: float = 0.1
     layer_norm_eps: float = 1e-12
 
@@ -56,8 +59,9 @@ class ItemConfig:
             raise ConfigError(f"dropout: {self.dropout} must be in [0, 1)")
         if not 0 <= self.cls_id < self.vocab_size:
             raise ConfigError(f"cls_id: {self.cls_id} is outside the vocabulary of {self.vocab_size}")
-        if self.stem_part not in get_args(StemPart):
-            raise ConfigError(f"stem_part: {self.stem_part!r} is none of {', '.join(get_args(StemPart))}")
+        for name, kinds in (("stem_part", get_args(StemPart)), ("attention", get_args(AttentionKind))):
+            if getattr(self, name) not in kinds:
+                raise ConfigError(f"{name}: {getattr(self, name)!r} is none of {', '.join(kinds)}")
 
     def save(self, folder: Path) -> None:
         """Writes `config.json`."""

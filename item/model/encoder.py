@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from item.model.attention import ATTENTION
 from item.model.batch import Batch
 from item.model.config import ItemConfig
 from item.model.folder import TENSORS_FILE, load_tensors, resolve_folder, save_tensors
@@ -42,6 +43,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ItemConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
+        self.attend = ATTENTION[config.attention]
         self.dropout = config.dropout
         self.query = nn.Linear(config.width, config.width)
         self.key = nn.Linear(config.width, config.width)
@@ -55,7 +57,7 @@ class SelfAttention(nn.Module):
             for project in (self.query, self.key, self.value)
         )
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
+        y = self.attend(q, k, v, bias, dropout)
         return self.output(y.transpose(1, 2).reshape(B, T, D))
 
 

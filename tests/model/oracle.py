@@ -35,6 +35,16 @@ def softmax(x: Array) -> Array:
     return e / e.sum(-1, keepdims=True)
 
 
+def attention(x: Array, kind: str) -> Array:
+    """Weights of one query over its n unmasked keys, x: (n,) logits; arXiv 2402.12102 with zeta 1.03, gamma -0.025."""
+    p, n = softmax(x), len(x)
+    if kind == "clipped":
+        return np.clip((1.03 + 0.025) * p - 0.025, 0, 1)
+    if kind == "normalised_clipped" and n > 1:
+        return np.clip(p * (n * 1.03 - 1) / (n - 1) + (1 - 1.03) / (n - 1), 0, 1)
+    return p
+
+
 def patches_of(pixels: npt.NDArray[np.uint8], patch: int) -> Array:
     """(3, S, S) -> (m, 3 * patch^2), normalised with mean and std 0.5, row by row."""
     x, side = (pixels / 255 - 0.5) / 0.5, pixels.shape[1] // patch
@@ -77,7 +87,7 @@ def encode(
             s = slice(h * head, (h + 1) * head)
             scores = q[:, s] @ k[:, s].T / math.sqrt(head)
             scores[:text, text:] += w["gates"][i]
-            outputs.append(softmax(scores) @ v[:, s])
+            outputs.append(np.stack([attention(row, config.attention) for row in scores]) @ v[:, s])
         attended = linear(w, f"{name}.attention.output", np.concatenate(outputs, -1))
         x = layer_norm(w, f"{name}.attention_norm", x + attended, config.layer_norm_eps)
         fed = linear(w, f"{name}.down", gelu(linear(w, f"{name}.up", x)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from item.catalog.listing import Listing
+from item.errors import ModelError
 from item.model.batch import Batch, collate
-from item.model.config import ItemConfig
+from item.model.config import CONFIG_FILE, AttentionKind, ItemConfig
 from item.model.encoder import GATE_CLOSED, ITEm
 from item.model.folder import space_of
 from item.model.starting import load_bert, start_words
@@ -26,8 +30,19 @@ def prepared(listings: list[Listing], preprocessor: Preprocessor) -> list[Prepar
     return [preprocessor(listing) for listing in listings]
 
 
+def with_attention(model: ITEm, kind: AttentionKind) -> ITEm:
+    """The same weights with another attention."""
+    other = ITEm(replace(model.config, attention=kind)).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("attention", get_args(AttentionKind))
 @pytest.mark.parametrize("gate", [0.0, -1.5])
-def test_states_equal_the_oracle(tiny_model: ITEm, prepared: list[Prepared], gate: float) -> None:
+def test_states_equal_the_oracle(
+    tiny_model: ITEm, prepared: list[Prepared], gate: float, attention: AttentionKind
+) -> None:
+    tiny_model = with_attention(tiny_model, attention)
     with torch.no_grad():
         tiny_model.gates.fill_(gate)
         encoded = tiny_model.double()(collate(prepared[:8]))
@@ -46,8 +61,11 @@ def test_states_equal_the_oracle(tiny_model: ITEm, prepared: list[Prepared], gat
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.integers(0, 47), min_size=1, max_size=12))
-def test_vectors_do_not_depend_on_the_batch(tiny_model: ITEm, prepared: list[Prepared], rows: list[int]) -> None:
+@given(rows=st.lists(st.integers(0, 47), min_size=1, max_size=12), attention=st.sampled_from(get_args(AttentionKind)))
+def test_vectors_do_not_depend_on_the_batch(
+    tiny_model: ITEm, prepared: list[Prepared], rows: list[int], attention: AttentionKind
+) -> None:
+    tiny_model = with_attention(tiny_model, attention)
     with torch.no_grad():
         together = tiny_model.embed(collate([prepared[row] for row in rows]))
         alone = torch.cat([tiny_model.embed(collate([prepared[row]])) for row in rows])
@@ -152,6 +170,18 @@ def test_saved_model_is_the_same_bit_for_bit(tiny_model: ITEm, tmp_path: Path, p
     assert loaded.config == tiny_model.config
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in tiny_model.state_dict().items())
     assert space_of(loaded, preprocessor) == space_of(tiny_model, preprocessor)
+
+
+def test_a_model_folder_from_before_attention_had_kinds_is_softmax(tiny_config: ItemConfig, tmp_path: Path) -> None:
+    replace(tiny_config, attention="clipped").save(tmp_path)
+    assert ItemConfig.load(tmp_path).attention == "clipped"
+    values = json.loads((tmp_path / CONFIG_FILE).read_text())
+    del values["attention"]
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(values))
+    assert ItemConfig.load(tmp_path) == tiny_config
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({**values, "attention": "linear"}))
+    with pytest.raises(ModelError, match="attention: 'linear' is none of softmax, clipped, normalised_clipped"):
+        ItemConfig.load(tmp_path)
 
 
 def test_space_tells_any_two_models_apart(tiny_model: ITEm, preprocessor: Preprocessor) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from item.catalog.listing import Listing
-from item.model.config import ItemConfig
+from item.model.config import AttentionKind, ItemConfig
 from item.model.encoder import Encoded, ITEm, PatchMask
 from item.model.objectives import (
     MaskedBatch,
@@ -112,11 +115,12 @@ def test_global_objectives_read_nothing_but_g(pretraining: Pretraining, masked: 
         assert torch.count_nonzero(gradient(name)[:, 0]) == 0
 
 
+@pytest.mark.parametrize("attention", get_args(AttentionKind))
 def test_every_parameter_gets_a_gradient(
-    tiny_config: ItemConfig, listings: list[Listing], preprocessor: Preprocessor
+    tiny_config: ItemConfig, listings: list[Listing], preprocessor: Preprocessor, attention: AttentionKind
 ) -> None:
     torch.manual_seed(0)
-    module = Pretraining(ITEm(tiny_config), stem_is_frozen=False)
+    module = Pretraining(ITEm(replace(tiny_config, attention=attention)), stem_is_frozen=False)
     module.model.vector.requires_grad_(False)  # read by no masked objective
     data = make_data(listings, preprocessor, module.model.stem.num_cells)
     for step in range(4):  # every position is masked at some time
