@@ -17,7 +17,7 @@ from item.catalog.listing import Listing
 from item.errors import ModelError
 from item.model.batch import Batch, collate
 from item.model.config import CONFIG_FILE, AttentionKind, ItemConfig
-from item.model.encoder import GATE_CLOSED, ITEm
+from item.model.encoder import GATE_CLOSED, ITEm, pack
 from item.model.folder import space_of
 from item.model.starting import load_bert, start_words
 from item.preprocessing.prepared import Prepared
@@ -52,8 +52,8 @@ def test_states_equal_the_oracle(
     assert any(one.pixels is None for one in prepared[:8])
     for row, one in enumerate(prepared[:8]):
         ids = None if one.word_ids is None else one.word_ids.tolist()
-        expected = oracle.encode(w, tiny_model.config, ids, one.pixels)
         n = len(ids or [])
+        expected = oracle.encode(w, tiny_model.config, oracle.embed(w, tiny_model.config, ids, one.pixels), 1 + n)
         np.testing.assert_allclose(encoded.g[row].numpy(), expected[0], atol=1e-10)
         np.testing.assert_allclose(encoded.words[row, :n].numpy(), expected[1 : 1 + n], atol=1e-10)
         if one.pixels is not None:
@@ -83,6 +83,43 @@ def test_more_padding_changes_nothing(tiny_model: ITEm, prepared: list[Prepared]
     )
     with torch.no_grad():
         torch.testing.assert_close(tiny_model.embed(padded), tiny_model.embed(batch), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", get_args(AttentionKind))
+def test_tokens_can_stay_out_of_the_layers(
+    tiny_model: ITEm, prepared: list[Prepared], attention: AttentionKind
+) -> None:
+    """Those that enter attend to each other alone and go back to their places; the others keep their input."""
+    model, batch = with_attention(tiny_model, attention), collate(prepared[:16])
+    present = model.present(batch)
+    generator = torch.Generator().manual_seed(0)
+    keep = present & (torch.rand(present.shape, generator=generator) < 0.6)
+    keep[:, 0] = True
+    assert len(set(keep.sum(1).tolist())) > 3
+    with torch.no_grad():
+        model.gates.fill_(-1)
+        x = model.embed_tokens(batch, model.stem_features(batch), None)
+        encoded, whole = model(batch, keep=keep), model(batch)
+        is_text = torch.arange(x.shape[1])[None] < 1 + batch.word_ids.shape[1]
+        for row, kept in enumerate(keep):
+            alone = model.run_layers(x[row, kept][None], torch.ones(1, int(kept.sum())) > 0, is_text[:, kept])
+            torch.testing.assert_close(encoded.states[row, kept], alone[0], atol=1e-5, rtol=0)
+        assert torch.equal(encoded.states[~keep], x[~keep])
+        assert (encoded.g - whole.g).abs().max() > 1e-2
+        rows, means = model.pool_words(encoded)
+        n, row = 1 + batch.word_ids.shape[1], int(rows[0])
+        torch.testing.assert_close(means[0], encoded.states[row, :n][keep[row, :n]].mean(0))
+        nothing_left_out = model(batch, keep=present)
+        torch.testing.assert_close(nothing_left_out.states[present], whole.states[present], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(model.pool_words(nothing_left_out)[1], model.pool_words(whole)[1])
+
+
+@given(keep=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=6))
+def test_packing_keeps_the_order(keep: list[list[bool]]) -> None:
+    columns, kept = pack(torch.tensor(keep))
+    for row, chosen, is_kept in zip(keep, columns.tolist(), kept.tolist(), strict=True):
+        assert [c for c, k in zip(chosen, is_kept, strict=True) if k] == [c for c in range(5) if row[c]]
+        assert len(set(chosen)) == len(chosen) == max(sum(row) for row in keep)
 
 
 def test_each_part_of_a_listing_changes_its_vector(tiny_model: ITEm, prepared: list[Prepared]) -> None:
