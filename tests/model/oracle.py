@@ -81,8 +81,8 @@ def embed(
     return layer_norm(w, "embeddings.norm", np.stack(tokens), config.layer_norm_eps)
 
 
-def layer(w: dict[str, Array], config: Any, name: str, x: Array, bias: Array) -> Array:
-    """One layer over (T, D) with a (T, T) bias."""
+def attended(w: dict[str, Array], config: Any, name: str, x: Array, bias: Array) -> Array:
+    """The first half of a layer over (T, D) with a (T, T) bias."""
     head = config.width // config.num_heads
     q, k, v = (linear(w, f"{name}.attention.{part}", x) for part in ("query", "key", "value"))
     outputs = []
@@ -90,10 +90,17 @@ def layer(w: dict[str, Array], config: Any, name: str, x: Array, bias: Array) ->
         s = slice(h * head, (h + 1) * head)
         scores = q[:, s] @ k[:, s].T / math.sqrt(head) + bias
         outputs.append(np.stack([attention(row, config.attention) for row in scores]) @ v[:, s])
-    attended = linear(w, f"{name}.attention.output", np.concatenate(outputs, -1))
-    x = layer_norm(w, f"{name}.attention_norm", x + attended, config.layer_norm_eps)
-    fed = linear(w, f"{name}.down", gelu(linear(w, f"{name}.up", x)))
-    return layer_norm(w, f"{name}.mlp_norm", x + fed, config.layer_norm_eps)
+    projected = linear(w, f"{name}.attention.output", np.concatenate(outputs, -1))
+    return layer_norm(w, f"{name}.attention_norm", x + projected, config.layer_norm_eps)
+
+
+def feed_forward(w: dict[str, Array], name: str, x: Array) -> Array:
+    return linear(w, f"{name}.down", gelu(linear(w, f"{name}.up", x)))
+
+
+def layer(w: dict[str, Array], config: Any, name: str, x: Array, bias: Array) -> Array:
+    x = attended(w, config, name, x, bias)
+    return layer_norm(w, f"{name}.mlp_norm", x + feed_forward(w, name, x), config.layer_norm_eps)
 
 
 def encode(w: dict[str, Array], config: Any, x: Array, num_text: int, hidden: Sequence[int] = ()) -> Array:
