@@ -62,7 +62,7 @@ class Shape:
     repeats: int
 
 
-SMALL = Shape(config="small", overrides=("run.batch_size=32", "run.precision=bfloat16"), steps=32, repeats=4)
+SMALL = Shape(config="small", overrides=("run.batch_size=32",), steps=16, repeats=3)
 TINY = Shape(config="tiny", overrides=(), steps=300, repeats=20)
 QUICK = Shape(config="tiny", overrides=(), steps=10, repeats=4)
 
@@ -123,11 +123,10 @@ def activation_results(shape: Shape, made_ready: Run, name: str) -> list[Result]
 
 
 def step_shares(shape: Shape, trained: dict[str, Trained]) -> dict[str, float]:
-    """The processor time of a float32 step of each variant over the plain one's; the median over batches."""
+    """The processor time of a step of each variant over the plain one's; the median over batches."""
     plain, trainers = trained["plain"].made_ready, {name: one.trainer for name, one in trained.items()}
     for trainer in trainers.values():
         trainer.step = 0
-        trainer.config = replace(trainer.config, run=replace(trainer.config.run, precision="float32"))
     shares: dict[str, list[float]] = {name: [] for name in trainers}
     for repeat in range(shape.repeats + 1):
         masked, times = plain.train.batch(repeat, plain.config.run.batch_size), {}
