@@ -17,7 +17,7 @@ One vector of {vector_width} dimensions for a listing's words, its picture, or b
 
 | | |
 |---|---|
-| layers | {num_layers} of width {width}, {num_heads} heads |
+| layers | {num_layers} of width {width}, {num_heads} heads, {attention} attention |
 | words | WordPiece, {vocab_size} pieces, the first {max_words} of title and description |
 | picture | {picture_size} px, padded to a square, {stem} |
 | vector | {vector_width} dimensions, {vector} |
@@ -39,7 +39,7 @@ def write_card(folder: Path, model: ItemConfig, config: PretrainConfig, num_step
     objectives = {name: getattr(config.objectives, name) for name in ("itm", "mlm", "mim", "gmlm", "gmim")}
     scratch = "from scratch"
     text = CARD.format(
-        **{name: getattr(model, name) for name in ("vector_width", "num_layers", "width", "num_heads")},
+        **{name: getattr(model, name) for name in ("vector_width", "num_layers", "width", "num_heads", "attention")},
         **{name: getattr(model, name) for name in ("vocab_size", "max_words", "picture_size")},
         stem=f"stem {model.stem} ({model.stem_part})" if model.stem else f"patches of {model.patch_size} px",
         vector="late fusion of the starting weights" if config.start.words else "whitened late fusion",

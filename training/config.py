@@ -13,6 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from item.errors import ConfigError
+from item.model.config import AttentionKind
 from item.model.objectives import ObjectiveWeights
 
 Precision = Literal["float32", "bfloat16"]
@@ -49,6 +50,7 @@ class ModelOptions:
     stem_part: Literal["grid", "patch_embed"] = "grid"
     patch_size: int = 16
     vector_width: int = 384
+    attention: AttentionKind = "softmax"
     dropout: float = 0.1
 
 
@@ -75,18 +77,23 @@ class MaskingOptions:
 
     views: behind a frozen stem, how many masked views of each picture are computed and cached, with the masked pixels
     blanked before the stem; 0 masks the cached features instead, of which neighbouring cells have seen a part.
+    late_layers: mask later (arXiv 2211.04898): [MASK] and masked cells enter only so many layers, after the encoder,
+    which are thrown away; 0: none at all, for GMLM, GMIM and ITM alone; None: they enter every layer of the encoder.
     """
 
     words: float = 0.15
     patches: float = 0.4
     mismatched: float = 0.25
     views: int = 2
+    late_layers: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("words", "patches", "mismatched"):
             value = getattr(self, name)
             require(0 < value < 1, f"masking.{name}", value, "must be between 0 and 1")
         require(self.views >= 0, "masking.views", self.views, "must not be negative")
+        late = self.late_layers
+        require(late is None or late >= 0, "masking.late_layers", late, "must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +197,11 @@ class PretrainConfig:
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
     run: RunOptions = field(default_factory=RunOptions)
     align: AlignOptions = field(default_factory=AlignOptions)
+
+    def __post_init__(self) -> None:
+        asks_tokens = bool(self.objectives.mlm or self.objectives.mim)
+        way_out = "leaves MLM and MIM nothing to read; set objectives.mlm=0 objectives.mim=0, or at least 1"
+        require(self.masking.late_layers != 0 or not asks_tokens, "masking.late_layers", 0, way_out)
 
     def starts(self, name: str) -> bool:
         """Whether a parameter of `item.model.objectives.Pretraining` has starting weights."""

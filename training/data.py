@@ -71,6 +71,7 @@ class PretrainingData:
         picture_of, matched = self.draw_pairs(rows, rng)
         masked_ids, masked_words, targets = self.mask_words(rows, rng)
         word_ids, word_mask = pad_words(masked_ids)
+        asked = pad_words(masked_words)[0].bool()
         owners = [(i, row) for i, row in enumerate(picture_of) if row is not None]
         seen, masked_patches, whole = self.mask_pictures([row for _, row in owners], rng)
         return MaskedBatch(
@@ -80,8 +81,9 @@ class PretrainingData:
                 picture_rows=torch.tensor([i for i, _ in owners], dtype=torch.int64),
                 **{self.kind: seen},
             ),
-            masked_words=pad_words(masked_words)[0].bool(),
+            masked_words=asked,
             word_targets=pad_words(targets)[0],
+            hidden_words=asked & (word_ids == self.preprocessor.mask_id),
             masked_patches=masked_patches,
             patch_targets=whole,
             matched=torch.tensor(matched),
@@ -141,14 +143,18 @@ class PretrainingData:
         return seen, asked, targets
 
     def mask_ids(self, ids: WordIds, rng: np.random.Generator) -> tuple[WordIds, WordIds]:
-        """BERT's rule: a share of the words is asked; 80% of them become [MASK], 10% another word, 10% stay."""
+        """BERT's rule: a share of the words is asked; 80% of them become [MASK], 10% another word, 10% stay.
+
+        The fates are spread evenly, so that listings of one length have the same number of [MASK], but for one: rows
+        that keep equally many tokens need no padding where masked ones stay out of the encoder.
+        """
         tokens = self.preprocessor
         candidates = np.flatnonzero(ids != tokens.sep_id)
         count = max(1, round(self.masking.words * len(candidates)))
         asked = rng.permutation(candidates)[:count]
         seen, masked = ids.copy(), np.zeros_like(ids)
         masked[asked] = 1
-        fate = rng.random(len(asked))
+        fate = (np.arange(len(asked)) + rng.random(len(asked))) / len(asked)
         seen[asked[fate < 0.8]] = tokens.mask_id
         other = asked[fate >= 0.9]
         seen[other] = rng.integers(tokens.vocab_size, size=len(other), dtype=np.int32)

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from item.catalog.listing import Listing
@@ -139,12 +140,23 @@ def prepare_run(config: PretrainConfig, catalog: Catalog, output: Path, device: 
     return Run(
         config=config,
         folder=folder,
-        pretraining=Pretraining(model, stem_is_frozen=not config.trains_stem).to(device),
+        pretraining=Pretraining(
+            model,
+            stem_is_frozen=not config.trains_stem,
+            late_layers=config.masking.late_layers,
+            target_ids=target_ids(train, val, preprocessor),
+        ).to(device),
         preprocessor=preprocessor,
         train=data,
         validation=validation,
         num_steps=run_options.num_steps(len(train.listings)),
     )
+
+
+def target_ids(train: Split, val: Split, preprocessor: Preprocessor) -> torch.Tensor:
+    """(W,) int64, ascending: the words of both splits. Those that only val has are asked in validation."""
+    of_listings = [ids for split in (train, val) for ids in split.word_ids if ids is not None]
+    return torch.from_numpy(np.unique(np.concatenate([[preprocessor.sep_id], *of_listings])).astype(np.int64))
 
 
 def make_data(

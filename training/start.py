@@ -46,6 +46,7 @@ def make_model(config: PretrainConfig, bert: Bert | None, preprocessor: Preproce
             sep_id=preprocessor.sep_id,
             patch_size=options.patch_size,
             vector_width=options.vector_width,
+            attention=options.attention,
             dropout=options.dropout,
             layer_norm_eps=bert.sizes["layer_norm_eps"] if bert else ItemConfig.layer_norm_eps,
         )

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from item.errors import ConfigError, ModelError
 
 StemPart = Literal["grid", "patch_embed"]
+AttentionKind = Literal["softmax", "clipped", "normalised_clipped"]
 CONFIG_FILE = "config.json"
 FORMAT = 2  # of the model folder; a folder of another format is refused
 
@@ -24,6 +25,7 @@ class ItemConfig:
     stem: the timm model that turns pixels into cells; None: patches of `patch_size` pixels, learned from scratch.
     stem_part: the timm model's feature grid, or only its own patch embedding.
     vector_width: V, dimensions of a listing's vector.
+    attention: what the layers attend with (item.model.attention).
     """
 
     vocab_size: int
@@ -41,6 +43,7 @@ class ItemConfig:
     stem_part: StemPart = "grid"
     patch_size: int = 16
     vector_width: int = 384
+    attention: AttentionKind = "softmax"
     dropout: float = 0.1
     layer_norm_eps: float = 1e-12
 
@@ -58,8 +61,9 @@ class ItemConfig:
         for name in ("cls_id", "sep_id"):
             if not 0 <= getattr(self, name) < self.vocab_size:
                 raise ConfigError(f"{name}: {getattr(self, name)} is outside the vocabulary of {self.vocab_size}")
-        if self.stem_part not in get_args(StemPart):
-            raise ConfigError(f"stem_part: {self.stem_part!r} is none of {', '.join(get_args(StemPart))}")
+        for name, kinds in (("stem_part", get_args(StemPart)), ("attention", get_args(AttentionKind))):
+            if getattr(self, name) not in kinds:
+                raise ConfigError(f"{name}: {getattr(self, name)!r} is none of {', '.join(kinds)}")
 
     def save(self, folder: Path) -> None:
         """Writes `config.json`."""

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from item.model.attention import ATTENTION
 from item.model.batch import Batch
 from item.model.config import ItemConfig
 from item.model.folder import TENSORS_FILE, load_tensors, resolve_folder, save_tensors
@@ -42,6 +43,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ItemConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
+        self.attend = ATTENTION[config.attention]
         self.dropout = config.dropout
         self.query = nn.Linear(config.width, config.width)
         self.key = nn.Linear(config.width, config.width)
@@ -55,7 +57,7 @@ class SelfAttention(nn.Module):
             for project in (self.query, self.key, self.value)
         )
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
+        y = self.attend(q, k, v, bias, dropout)
         return self.output(y.transpose(1, 2).reshape(B, T, D))
 
 
@@ -110,7 +112,8 @@ class Encoded(NamedTuple):
     """The encoder's last states.
 
     states: (B, T, D), [CLS], then n words, then m cells (none where no listing of the batch has a picture).
-    word_mask: (B, n) bool; picture_rows: (P,); features: the stem's output of the P pictures.
+    word_mask: (B, n) bool, the words that entered the layers; picture_rows: (P,); features: the stem's output of the P
+    pictures.
     """
 
     states: Tensor
@@ -160,23 +163,49 @@ class ITEm(nn.Module):
         for module in (*self.embeddings.modules(), *self.layers.modules()):
             initialise(module)
 
-    def forward(self, batch: Batch, patch_mask: PatchMask | None = None) -> Encoded:
-        """Runs the layers. `patch_mask`: cells to replace by its vector; hiding their pixels is the caller's part."""
-        B, n = batch.word_ids.shape
-        x = self.embeddings.of_words(batch.word_ids)
-        mask = F.pad(batch.word_mask, (1, 0), value=True)
+    def forward(self, batch: Batch, patch_mask: PatchMask | None = None, keep: Tensor | None = None) -> Encoded:
+        """Runs the layers. `patch_mask`: cells to replace by its vector; hiding their pixels is the caller's part.
+
+        `keep`: (B, T) bool, which of the tokens that are there enter the layers (all, where it is None); [CLS] has to.
+        The states of the others are what they would have entered with.
+        """
+        n = batch.word_ids.shape[1]
         features = self.stem_features(batch)
-        if features is not None:
-            masked, vector = (patch_mask.masked, patch_mask.vector) if patch_mask else (None, None)
-            cells = self.embeddings.of_patches(self.stem.cells(features), masked, vector)
-            m, D = cells.shape[1:]
-            x = torch.cat([x, cells.new_zeros(B, m, D).index_copy(0, batch.picture_rows, cells).to(x.dtype)], dim=1)
-            has_picture = torch.zeros(B, dtype=torch.bool, device=mask.device)
-            has_picture[batch.picture_rows] = True
-            mask = torch.cat([mask, has_picture[:, None].expand(B, m)], dim=1)
-        for layer, bias in zip(self.layers, self.attention_biases(mask, 1 + n), strict=True):
+        x, mask = self.embed_tokens(batch, features, patch_mask), self.present(batch)
+        is_text = (torch.arange(x.shape[1], device=x.device) < 1 + n)[None]
+        if keep is None:
+            return Encoded(self.run_layers(x, mask, is_text), batch.word_mask, batch.picture_rows, features)
+        columns, kept = pack(keep)
+        is_text = is_text.expand_as(keep).take_along_dim(columns, dim=1)
+        packed = self.run_layers(x.take_along_dim(columns[..., None], dim=1), kept, is_text)
+        states = x.masked_scatter(keep[..., None], packed[kept].to(x.dtype))
+        return Encoded(states, keep[:, 1 : 1 + n], batch.picture_rows, features)
+
+    def embed_tokens(self, batch: Batch, features: Tensor | None, patch_mask: PatchMask | None) -> Tensor:
+        """(B, T, D), the layers' input; 0 where a listing has no picture."""
+        x = self.embeddings.of_words(batch.word_ids)
+        if features is None:
+            return x
+        masked, vector = (patch_mask.masked, patch_mask.vector) if patch_mask else (None, None)
+        cells = self.embeddings.of_patches(self.stem.cells(features), masked, vector)
+        m, D = cells.shape[1:]
+        cells = cells.new_zeros(len(x), m, D).index_copy(0, batch.picture_rows, cells)
+        return torch.cat([x, cells.to(x.dtype)], dim=1)
+
+    def present(self, batch: Batch) -> Tensor:
+        """(B, T) bool: False at padding, and at the cells of listings without a picture."""
+        text = F.pad(batch.word_mask, (1, 0), value=True)
+        if batch.pixels is None and batch.features is None:
+            return text
+        has_picture = torch.zeros(len(text), dtype=torch.bool, device=text.device)
+        has_picture[batch.picture_rows] = True
+        return torch.cat([text, has_picture[:, None].expand(-1, self.stem.num_cells)], dim=1)
+
+    def run_layers(self, x: Tensor, mask: Tensor, is_text: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D). mask: (B, T) bool, False at padding; is_text: (B or 1, T) bool, [CLS] and words."""
+        for layer, bias in zip(self.layers, self.attention_biases(mask, is_text), strict=True):
             x = layer(x, bias)
-        return Encoded(x, batch.word_mask, batch.picture_rows, features)
+        return x
 
     def stem_features(self, batch: Batch) -> Tensor | None:
         """The stem's output of the batch's pictures, (P, ...) as the stem lays it out; None where there is none."""
@@ -184,16 +213,10 @@ class ITEm(nn.Module):
             return batch.features.to(self.gates.dtype)
         return None if batch.pixels is None else self.stem(batch.pixels)
 
-    def attention_biases(self, mask: Tensor, num_text: int) -> Iterator[Tensor]:
-        """mask: (B, T) bool; the first `num_text` columns are [CLS] and words -> for each layer (B, 1, T or 1, T)."""
-        T = mask.shape[1]
-        padding = torch.zeros(mask.shape, dtype=self.gates.dtype, device=mask.device).masked_fill(~mask, -torch.inf)
-        padding = padding[:, None, None]
-        if T == num_text:
-            yield from (padding for _ in self.layers)
-            return
-        is_text = torch.arange(T, device=mask.device) < num_text
-        text_to_cell = (is_text[:, None] & ~is_text).to(self.gates.dtype)
+    def attention_biases(self, mask: Tensor, is_text: Tensor) -> Iterator[Tensor]:
+        """As in `run_layers` -> for each layer (B, 1, T, T), added to the attention logits."""
+        padding = padding_bias(mask, self.gates.dtype)
+        text_to_cell = (is_text[:, None, :, None] & ~is_text[:, None, None]).to(self.gates.dtype)
         yield from (padding + gate * text_to_cell for gate in self.gates)
 
     def embed(self, batch: Batch) -> Tensor:
@@ -237,6 +260,19 @@ class ITEm(nn.Module):
     def weight_decays(name: str, parameter: Tensor) -> bool:
         """Whether weight decay applies: to matrices that multiply, not to biases, norms, gates, positions and types."""
         return parameter.ndim >= 2 and "positions" not in name and "types" not in name
+
+
+def pack(keep: Tensor) -> tuple[Tensor, Tensor]:
+    """keep: (B, T) bool -> columns (B, K) int64, each row's kept ones in their order and then others; which they are,
+    (B, K) bool. K is the most that a row keeps."""
+    K = int(keep.sum(1).max())
+    kept, columns = keep.byte().sort(dim=1, descending=True, stable=True)
+    return columns[:, :K], kept[:, :K].bool()
+
+
+def padding_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, T) bool -> (B, 1, 1, T), -inf at padding: the logits' bias that keeps every query from it."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -torch.inf)[:, None, None]
 
 
 def initialise(module: nn.Module) -> None:

@@ -10,6 +10,11 @@ patch_j is the cell's pixels, normalised per cell; behind a frozen stem it is th
 normalised per cell. The stem must not see the pixels of masked cells: they are blanked before it. Where only features
 of whole pictures are at hand (no cached masked views), neighbouring cells leak them, and the trainer says so.
 Mismatched pairs, and listings without the modality, are left out of the four masked losses.
+
+Mask more, mask later (3ML, arXiv 2211.04898): with late layers, masked tokens do not enter the encoder, which then
+costs only what is left. MLM and MIM read late layers over all tokens, in which the masked ones stand as they would have
+entered the encoder; these layers are thrown away with the heads. Ours: it goes for cells as for words, and GMLM, GMIM
+and ITM read g, so they need no late layers at all.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from torch import Tensor, nn
 
 from item.errors import ConfigError
 from item.model.batch import Batch
-from item.model.encoder import Encoded, ITEm, PatchMask, initialise
+from item.model.encoder import Encoded, ITEm, Layer, PatchMask, initialise, padding_bias
 from item.model.stem import grid_side
 
 OBJECTIVES = ("itm", "mlm", "mim", "gmlm", "gmim")
@@ -35,6 +40,7 @@ class MaskedBatch:
 
     batch: the encoder's input; some of its words are already replaced (80% [MASK], 10% another, 10% kept).
     masked_words: (B, n) bool, the words to predict; word_targets: (B, n) int64, the words that stood there.
+    hidden_words: (B, n) bool, those of the masked words that became [MASK].
     masked_patches: (P, m) bool, the cells to predict; their pixels are already blanked in `batch.pixels`, or the
     features in `batch.features` were computed from blanked pixels.
     patch_targets: (P, ...): whole pixels (P, 3, S, S) uint8, or a frozen stem's features of them.
@@ -44,6 +50,7 @@ class MaskedBatch:
     batch: Batch
     masked_words: Tensor
     word_targets: Tensor
+    hidden_words: Tensor
     masked_patches: Tensor
     patch_targets: Tensor | None
     matched: Tensor
@@ -81,9 +88,23 @@ class Head(nn.Sequential):
 
 
 class Pretraining(nn.Module):
-    """The encoder with the heads of the five objectives; the heads are thrown away afterwards."""
+    """The encoder with the heads of the five objectives; the heads are thrown away afterwards.
 
-    def __init__(self, model: ITEm, *, stem_is_frozen: bool) -> None:
+    late_layers: None, masked tokens enter the encoder; else over how many layers they join the others afterwards. With
+    0 they never do, and MLM and MIM, which have nothing to read, are left out.
+    target_ids: (W,) int64, ascending, the words that can be asked; the others need no column. None: all words.
+    """
+
+    target_ids: Tensor
+
+    def __init__(
+        self,
+        model: ITEm,
+        *,
+        stem_is_frozen: bool,
+        late_layers: int | None = None,
+        target_ids: Tensor | None = None,
+    ) -> None:
         super().__init__()
         D = model.config.width
         self.model = model
@@ -92,13 +113,18 @@ class Pretraining(nn.Module):
         cell_pixels = 3 * (model.config.picture_size // self.side) ** 2
         self.mask_vector = nn.Parameter(torch.zeros(D))
         self.word_head = Head(D, D)
-        self.word_bias = nn.Parameter(torch.zeros(model.config.vocab_size))
+        self.register_buffer("target_ids", torch.arange(model.config.vocab_size) if target_ids is None else target_ids)
+        self.word_bias = nn.Parameter(torch.zeros(len(self.target_ids)))
         self.patch_head = nn.Sequential(
             Head(D, D), nn.Linear(D, model.stem.cell_width if self.targets_are_features else cell_pixels)
         )
         self.global_word = nn.Sequential(Head(2 * D, D), nn.Linear(D, D))
         self.global_patch = nn.Sequential(Head(2 * D, D), nn.Linear(D, D))
         self.matching = nn.Linear(D, 2)
+        self.late_layers = (
+            None if late_layers is None else nn.ModuleList(Layer(model.config) for _ in range(late_layers))
+        )
+        self.asks_tokens = late_layers != 0
         for name, module in self.named_modules():
             if not name.startswith("model"):
                 initialise(module)
@@ -106,41 +132,58 @@ class Pretraining(nn.Module):
 
     def forward(self, masked: MaskedBatch) -> dict[str, Tensor]:
         """The five losses, each a scalar: means over what is asked; 0 where a batch asks nothing of an objective."""
-        encoded = self.model(masked.batch, PatchMask(masked=masked.masked_patches, vector=self.mask_vector))
+        keep = None if self.late_layers is None else self.model.present(masked.batch) & ~self.hidden(masked)
+        encoded = self.model(masked.batch, PatchMask(masked=masked.masked_patches, vector=self.mask_vector), keep)
         return self.losses(encoded, masked)
+
+    def hidden(self, masked: MaskedBatch) -> Tensor:
+        """(B, T) bool: the tokens that stay out of the encoder, words that became [MASK] and masked cells."""
+        words, rows = F.pad(masked.hidden_words, (1, 0), value=False), masked.batch.picture_rows
+        if not len(rows):
+            return words
+        cells = words.new_zeros(len(words), self.model.stem.num_cells)
+        return torch.cat([words, cells.index_copy(0, rows, masked.masked_patches)], dim=1)
 
     def losses(self, encoded: Encoded, masked: MaskedBatch) -> dict[str, Tensor]:
         """The losses from the encoder's last states."""
-        mlm, gmlm = self.word_losses(encoded, masked)
-        mim, gmim = self.patch_losses(encoded, masked)
+        late = self.late(encoded, masked.batch)
+        mlm, gmlm = self.word_losses(encoded.g, late, masked)
+        mim, gmim = self.patch_losses(encoded.g, late, masked)
         return {"itm": self.matching_loss(encoded, masked), "mlm": mlm, "mim": mim, "gmlm": gmlm, "gmim": gmim}
 
-    def word_losses(self, encoded: Encoded, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
-        """MLM and GMLM."""
+    def late(self, encoded: Encoded, batch: Batch) -> Encoded:
+        """What MLM and MIM read: the states of all tokens after the late layers, where there are any."""
+        x, bias = encoded.states, padding_bias(self.model.present(batch), encoded.states.dtype)
+        for layer in self.late_layers or ():
+            x = layer(x, bias)
+        return encoded._replace(states=x)
+
+    def word_losses(self, g: Tensor, late: Encoded, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
+        """MLM and GMLM. g: (B, D), before the late layers."""
         rows, columns = (masked.masked_words & masked.matched[:, None]).nonzero(as_tuple=True)
-        targets = masked.word_targets[rows, columns]
+        targets = torch.searchsorted(self.target_ids, masked.word_targets[rows, columns])
         position = self.model.embeddings.word_positions(columns + 1)  # position 0 is [CLS]
-        from_token = self.word_head(encoded.words[rows, columns])
-        from_global = self.global_word(torch.cat([encoded.g[rows], position.to(encoded.g.dtype)], dim=-1))
-        return self.word_loss(from_token, targets), self.word_loss(from_global, targets)
+        from_global = self.global_word(torch.cat([g[rows], position.to(g.dtype)], dim=-1))
+        vocabulary = self.model.embeddings.words(self.target_ids)
 
-    def word_loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over the vocabulary, (N, D) against (N,)."""
-        logits = F.linear(predicted, self.model.embeddings.words.weight, self.word_bias)
-        return F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
+        def loss(predicted: Tensor) -> Tensor:
+            logits = F.linear(predicted, vocabulary, self.word_bias)
+            return F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
 
-    def patch_losses(self, encoded: Encoded, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
-        """MIM and GMIM."""
+        mlm = loss(self.word_head(late.words[rows, columns])) if self.asks_tokens else zero(g)
+        return mlm, loss(from_global)
+
+    def patch_losses(self, g: Tensor, late: Encoded, masked: MaskedBatch) -> tuple[Tensor, Tensor]:
+        """MIM and GMIM. g: (B, D), before the late layers."""
         if masked.patch_targets is None:
-            nothing = encoded.g.new_zeros((), dtype=torch.float32)
-            return nothing, nothing
+            return zero(g), zero(g)
         owners = masked.batch.picture_rows
         pictures, cells = (masked.masked_patches & masked.matched[owners, None]).nonzero(as_tuple=True)
         targets = self.cell_targets(masked.patch_targets)[pictures, cells]
         position = self.model.embeddings.patch_positions(cells)
-        from_token = encoded.patches[pictures, cells]
-        from_global = self.global_patch(torch.cat([encoded.g[owners[pictures]], position.to(encoded.g.dtype)], dim=-1))
-        return self.patch_loss(from_token, targets), self.patch_loss(from_global, targets)
+        from_global = self.global_patch(torch.cat([g[owners[pictures]], position.to(g.dtype)], dim=-1))
+        mim = self.patch_loss(late.patches[pictures, cells], targets) if self.asks_tokens else zero(g)
+        return mim, self.patch_loss(from_global, targets)
 
     def patch_loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """Mean squared error of the constructed cells, (N, D) against (N, C)."""
@@ -164,6 +207,11 @@ class Pretraining(nn.Module):
         rows = (both & has_picture).nonzero().squeeze(1)
         logits = self.matching(encoded.g[rows]).float()
         return F.cross_entropy(logits, masked.matched[rows].long(), reduction="sum") / max(1, len(rows))
+
+
+def zero(like: Tensor) -> Tensor:
+    """The loss of an objective that a batch asks nothing of."""
+    return like.new_zeros((), dtype=torch.float32)
 
 
 def cut_cells(pictures: Tensor, side: int) -> Tensor:

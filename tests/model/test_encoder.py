@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from item.catalog.listing import Listing
+from item.errors import ModelError
 from item.model.batch import Batch, collate
-from item.model.config import ItemConfig
-from item.model.encoder import GATE_CLOSED, ITEm
+from item.model.config import CONFIG_FILE, AttentionKind, ItemConfig
+from item.model.encoder import GATE_CLOSED, ITEm, pack
 from item.model.folder import space_of
 from item.model.starting import load_bert, start_words
 from item.preprocessing.prepared import Prepared
@@ -26,8 +30,19 @@ def prepared(listings: list[Listing], preprocessor: Preprocessor) -> list[Prepar
     return [preprocessor(listing) for listing in listings]
 
 
+def with_attention(model: ITEm, kind: AttentionKind) -> ITEm:
+    """The same weights with another attention."""
+    other = ITEm(replace(model.config, attention=kind)).eval()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("attention", get_args(AttentionKind))
 @pytest.mark.parametrize("gate", [0.0, -1.5])
-def test_states_equal_the_oracle(tiny_model: ITEm, prepared: list[Prepared], gate: float) -> None:
+def test_states_equal_the_oracle(
+    tiny_model: ITEm, prepared: list[Prepared], gate: float, attention: AttentionKind
+) -> None:
+    tiny_model = with_attention(tiny_model, attention)
     with torch.no_grad():
         tiny_model.gates.fill_(gate)
         encoded = tiny_model.double()(collate(prepared[:8]))
@@ -37,8 +52,8 @@ def test_states_equal_the_oracle(tiny_model: ITEm, prepared: list[Prepared], gat
     assert any(one.pixels is None for one in prepared[:8])
     for row, one in enumerate(prepared[:8]):
         ids = None if one.word_ids is None else one.word_ids.tolist()
-        expected = oracle.encode(w, tiny_model.config, ids, one.pixels)
         n = len(ids or [])
+        expected = oracle.encode(w, tiny_model.config, oracle.embed(w, tiny_model.config, ids, one.pixels), 1 + n)
         np.testing.assert_allclose(encoded.g[row].numpy(), expected[0], atol=1e-10)
         np.testing.assert_allclose(encoded.words[row, :n].numpy(), expected[1 : 1 + n], atol=1e-10)
         if one.pixels is not None:
@@ -46,8 +61,11 @@ def test_states_equal_the_oracle(tiny_model: ITEm, prepared: list[Prepared], gat
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.integers(0, 47), min_size=1, max_size=12))
-def test_vectors_do_not_depend_on_the_batch(tiny_model: ITEm, prepared: list[Prepared], rows: list[int]) -> None:
+@given(rows=st.lists(st.integers(0, 47), min_size=1, max_size=12), attention=st.sampled_from(get_args(AttentionKind)))
+def test_vectors_do_not_depend_on_the_batch(
+    tiny_model: ITEm, prepared: list[Prepared], rows: list[int], attention: AttentionKind
+) -> None:
+    tiny_model = with_attention(tiny_model, attention)
     with torch.no_grad():
         together = tiny_model.embed(collate([prepared[row] for row in rows]))
         alone = torch.cat([tiny_model.embed(collate([prepared[row]])) for row in rows])
@@ -65,6 +83,43 @@ def test_more_padding_changes_nothing(tiny_model: ITEm, prepared: list[Prepared]
     )
     with torch.no_grad():
         torch.testing.assert_close(tiny_model.embed(padded), tiny_model.embed(batch), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", get_args(AttentionKind))
+def test_tokens_can_stay_out_of_the_layers(
+    tiny_model: ITEm, prepared: list[Prepared], attention: AttentionKind
+) -> None:
+    """Those that enter attend to each other alone and go back to their places; the others keep their input."""
+    model, batch = with_attention(tiny_model, attention), collate(prepared[:16])
+    present = model.present(batch)
+    generator = torch.Generator().manual_seed(0)
+    keep = present & (torch.rand(present.shape, generator=generator) < 0.6)
+    keep[:, 0] = True
+    assert len(set(keep.sum(1).tolist())) > 3
+    with torch.no_grad():
+        model.gates.fill_(-1)
+        x = model.embed_tokens(batch, model.stem_features(batch), None)
+        encoded, whole = model(batch, keep=keep), model(batch)
+        is_text = torch.arange(x.shape[1])[None] < 1 + batch.word_ids.shape[1]
+        for row, kept in enumerate(keep):
+            alone = model.run_layers(x[row, kept][None], torch.ones(1, int(kept.sum())) > 0, is_text[:, kept])
+            torch.testing.assert_close(encoded.states[row, kept], alone[0], atol=1e-5, rtol=0)
+        assert torch.equal(encoded.states[~keep], x[~keep])
+        assert (encoded.g - whole.g).abs().max() > 1e-2
+        rows, means = model.pool_words(encoded)
+        n, row = 1 + batch.word_ids.shape[1], int(rows[0])
+        torch.testing.assert_close(means[0], encoded.states[row, :n][keep[row, :n]].mean(0))
+        nothing_left_out = model(batch, keep=present)
+        torch.testing.assert_close(nothing_left_out.states[present], whole.states[present], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(model.pool_words(nothing_left_out)[1], model.pool_words(whole)[1])
+
+
+@given(keep=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=6))
+def test_packing_keeps_the_order(keep: list[list[bool]]) -> None:
+    columns, kept = pack(torch.tensor(keep))
+    for row, chosen, is_kept in zip(keep, columns.tolist(), kept.tolist(), strict=True):
+        assert [c for c, k in zip(chosen, is_kept, strict=True) if k] == [c for c in range(5) if row[c]]
+        assert len(set(chosen)) == len(chosen) == max(sum(row) for row in keep)
 
 
 def test_each_part_of_a_listing_changes_its_vector(tiny_model: ITEm, prepared: list[Prepared]) -> None:
@@ -152,6 +207,18 @@ def test_saved_model_is_the_same_bit_for_bit(tiny_model: ITEm, tmp_path: Path, p
     assert loaded.config == tiny_model.config
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in tiny_model.state_dict().items())
     assert space_of(loaded, preprocessor) == space_of(tiny_model, preprocessor)
+
+
+def test_a_model_folder_from_before_attention_had_kinds_is_softmax(tiny_config: ItemConfig, tmp_path: Path) -> None:
+    replace(tiny_config, attention="clipped").save(tmp_path)
+    assert ItemConfig.load(tmp_path).attention == "clipped"
+    values = json.loads((tmp_path / CONFIG_FILE).read_text())
+    del values["attention"]
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(values))
+    assert ItemConfig.load(tmp_path) == tiny_config
+    (tmp_path / CONFIG_FILE).write_text(json.dumps({**values, "attention": "linear"}))
+    with pytest.raises(ModelError, match="attention: 'linear' is none of softmax, clipped, normalised_clipped"):
+        ItemConfig.load(tmp_path)
 
 
 def test_space_tells_any_two_models_apart(tiny_model: ITEm, preprocessor: Preprocessor) -> None:

@@ -33,6 +33,8 @@ def test_overrides_win_and_keep_their_types() -> None:
         ("optimiser.lr=fast", "optimiser.lr: .*'fast'"),
         ("optimiser.lr=0", "optimiser.lr: 0.0 must be above 0"),
         ("masking.words=1.5", "masking.words: 1.5 must be between 0 and 1"),
+        ("masking.late_layers=-1", "masking.late_layers: -1 must not be negative"),
+        ("model.attention=linear", "model.attention: .*'linear'"),
         ("objectives.itm=-1", "objectives.itm: weight -1.0"),
         ("run.batch_size=1", "run.batch_size: 1 must be at least 2"),
         ("run.precision=float8", "run.precision: .*'float8'"),

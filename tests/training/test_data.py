@@ -45,6 +45,7 @@ def data(listings: list[Listing], preprocessor: Preprocessor) -> PretrainingData
 def tensors_of(masked: MaskedBatch) -> list[torch.Tensor | None]:
     batch = masked.batch
     parts = [batch.word_ids, batch.word_mask, batch.picture_rows, batch.pixels, batch.features, masked.matched]
+    parts += [masked.hidden_words]
     return [*parts, masked.masked_words, masked.word_targets, masked.masked_patches, masked.patch_targets]
 
 
@@ -77,6 +78,19 @@ def test_berts_masking_rule(data: PretrainingData) -> None:
         expected += sum(max(1, round(0.15 * count)) for count in words if count)
     np.testing.assert_allclose(fates / asked, [0.8, 0.1, 0.1], atol=0.02)
     assert asked == expected
+
+
+def test_listings_of_one_length_hide_equally_many_words(listings: list[Listing], preprocessor: Preprocessor) -> None:
+    """All but those of which another word was drawn that happens to be [MASK]; independent fates give two in three."""
+    words = [preprocessor.words(listing) for listing in listings]
+    data = PretrainingData(listings, words, preprocessor, 16, MaskingOptions(words=0.6), seed=3)
+    even = []
+    for step in range(20):
+        masked = data.batch(step, 48)
+        asked, hidden = masked.masked_words.sum(1), masked.hidden_words.sum(1)
+        even += ((hidden - 0.8 * asked).abs() < 1)[asked > 3].tolist()
+        assert torch.equal(masked.hidden_words, masked.masked_words & (masked.batch.word_ids == preprocessor.mask_id))
+    assert np.mean(even) > 0.99
 
 
 def test_exchanged_pictures_are_hard_and_of_other_products(data: PretrainingData, listings: list[Listing]) -> None:

@@ -6,12 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from item.engine import load_engine
 from item.model.stem import create_backbone
+from item.preprocessing.preprocessor import Preprocessor
 from training import pretrain as program
 from training.loop import Trainer
 from training.pretrain import main
@@ -47,10 +49,13 @@ def assert_same_model(a: Path, b: Path) -> None:
     assert first.keys() == second.keys()
 
 
+@pytest.mark.parametrize(
+    "more", [[], ["masking.late_layers=1", "masking.words=0.5"], ["model.attention=normalised_clipped"]]
+)
 def test_a_run_that_is_killed_goes_on_bit_for_bit(
-    config: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, catalog_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:
-    assert train(config, catalog_folder, tmp_path / "whole") == 0
+    assert train(config, catalog_folder, tmp_path / "whole", *more) == 0
     step = Trainer.train_step
 
     def killed(self: Trainer, masked: object) -> dict[str, object]:
@@ -60,9 +65,9 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "train_step", killed)
-        assert train(config, catalog_folder, tmp_path / "cut") == 130
+        assert train(config, catalog_folder, tmp_path / "cut", *more) == 130
     assert len(records(tmp_path / "cut")) == 5
-    assert train(config, catalog_folder, tmp_path / "cut") == 0
+    assert train(config, catalog_folder, tmp_path / "cut", *more) == 0
     assert records(tmp_path / "cut") == records(tmp_path / "whole")
     assert [record["step"] for record in records(tmp_path / "cut")] == [*range(1, 9)]
     assert_same_model(tmp_path / "cut", tmp_path / "whole")
@@ -70,8 +75,10 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(
     assert engine.vector_width == 32
 
 
-def test_training_lowers_every_loss(config: Path, catalog_folder: Path, tmp_path: Path) -> None:
-    assert train(config, catalog_folder, tmp_path / "m", "run.steps=60", "run.batch_size=24", "model.dropout=0") == 0
+@pytest.mark.parametrize("late", [[], ["masking.late_layers=1"]])
+def test_training_lowers_every_loss(config: Path, catalog_folder: Path, tmp_path: Path, late: list[str]) -> None:
+    options = ["run.steps=60", "run.batch_size=24", "model.dropout=0", *late]
+    assert train(config, catalog_folder, tmp_path / "m", *options) == 0
     first, last = records(tmp_path / "m")[:5], records(tmp_path / "m")[-5:]
     for name in ("mlm", "mim", "gmlm", "gmim"):
         assert sum(r[name] for r in last) < 0.95 * sum(r[name] for r in first), name
@@ -86,6 +93,33 @@ def test_a_stem_from_scratch_learns(config: Path, catalog_folder: Path, tmp_path
     weights = [name for name in models[0] if name.startswith("stem.") and name.endswith("weight")]
     assert weights
     assert not any(torch.equal(models[0][name], models[1][name]) for name in weights)
+
+
+def test_late_layers_are_thrown_away_and_the_attention_is_kept(
+    config: Path, catalog_folder: Path, tmp_path: Path
+) -> None:
+    options = ["masking.late_layers=0", "objectives.mlm=0", "objectives.mim=0", "model.attention=clipped"]
+    assert train(config, catalog_folder, tmp_path / "none", *options, "run.steps=2") == 0
+    assert all(record["mlm"] == record["mim"] == 0 < record["gmlm"] for record in records(tmp_path / "none"))
+    assert train(config, catalog_folder, tmp_path / "two", "masking.late_layers=2", "run.steps=2") == 0
+    with_none, with_two = (load_file(tmp_path / name / "model.safetensors") for name in ("none", "two"))
+    assert with_none.keys() == with_two.keys()
+    assert [json.loads((tmp_path / n / "config.json").read_text())["attention"] for n in ("none", "two")] == [
+        "clipped",
+        "softmax",
+    ]
+
+
+def test_the_words_of_both_splits_can_be_asked(preprocessor: Preprocessor) -> None:
+    train, val = (
+        program.Split(listings=[], word_ids=[np.array(ids, dtype=np.int32) for ids in of_split] + [None])
+        for of_split in ([[9, 7], [7, 30]], [[8, 9]])
+    )
+    sep = preprocessor.sep_id
+    assert program.target_ids(train, val, preprocessor).tolist() == sorted({sep, 7, 8, 9, 30})
+    assert program.target_ids(val, program.Split(listings=[], word_ids=[]), preprocessor).tolist() == sorted(
+        {sep, 8, 9}
+    )
 
 
 def test_other_seeds_give_other_models(config: Path, catalog_folder: Path, tmp_path: Path) -> None:
@@ -149,6 +183,7 @@ def test_unreadable_listings_are_left_out_and_written_down(
     ("more", "message"),
     [
         (["--device", "tpu"], "device: 'tpu' is none of"),
+        (["masking.late_layers=0"], "masking.late_layers: 0 leaves MLM and MIM nothing to read; set objectives.mlm=0"),
         (["model.num_heads=5"], "num_heads: 5 must divide width 32"),
         (["start.words=/no/such/folder"], "no such folder"),
         (["model.stem=no_such_model", "start.stem_weights=hub"], "timm has no model 'no_such_model'"),
