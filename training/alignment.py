@@ -23,11 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from item.evaluation.retrieval import same_product
 from item.model.contrast import category_contrast, info_nce
 from item.model.vector import TOWER_WIDTH, Part, VectorHead, components, deal, join_fields
 from item.progress import Progress
 from training.config import AlignOptions
-from training.pooled import Pooled
+from training.pooled import Pooled, embed
 
 TITLE_WEIGHT = 0.6  # the title's share of the words' cosine
 GROUP_SHARE = 0.5  # of the scatter, where listings of one product are known
@@ -95,7 +96,7 @@ class Fit:
     """Everything that is learned from N listings; `head` then makes a head of it in any settings."""
 
     def __init__(self, start: VectorHead, pooled: Pooled, labels: Labels) -> None:
-        self.start, self.labels = start, labels
+        self.start, self.pooled, self.labels = start, pooled, labels
         self.words = Inputs(join_fields(pooled.words, TITLE_WEIGHT), start_mean(start.words), pooled.has_words, labels)
         self.picture = Inputs(pooled.picture, start.picture.mean, pooled.has_picture, labels)
         self.towers: nn.ModuleList | None = None
@@ -136,7 +137,12 @@ class Fit:
         shared = settings.shared_weight if self.towers is not None else 0.0
         shares = [(1 - shared) * (1 - settings.picture_weight), (1 - shared) * settings.picture_weight, shared]
         head.weights.copy_(torch.tensor(shares).sqrt())
+        head.order_dimensions(self.strength(head))
         return head
+
+    def strength(self, head: VectorHead) -> Tensor:
+        """(V,): the mean square of each dimension over the listings by all that they have."""
+        return torch.from_numpy(embed(head, self.pooled, "both", 0)).square().mean(0)
 
     def shared_rotation(self) -> Tensor:
         """(S, S): turns the towers' outputs so that the strongest dimensions come first."""
@@ -258,20 +264,20 @@ class TowerTrainer:
 
     def run(self, held_out: Fit | None, steps: int) -> int:
         """Returns the number of steps after which the towers were best on held-out listings, and leaves them there."""
-        best, best_step, best_state = np.inf, steps, None
+        best, best_step, best_state = 0.0, steps, None
         progress = Progress("towers", steps, "steps")
         for step in range(steps):
             for group in self.optimiser.param_groups:
                 group["lr"] = self.options.lr * min(1.0, (step + 1) / 20) * (1 - step / self.options.steps)
             self.towers.train()
-            loss = self.loss(self.fit, self.draw_rows(), views=True)
+            loss = self.loss(self.draw_rows())
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
             progress.update(1, f"loss {loss.item():.3f}")
             if held_out is not None and ((step + 1) % VALIDATE_EVERY == 0 or step + 1 == steps):
                 value = self.validate(held_out)
-                if 0 < value < best:  # 0: nothing to tell apart
+                if value > best:
                     best, best_step, best_state = value, step + 1, copy.deepcopy(self.towers.state_dict())
         progress.close()
         if best_state is not None:
@@ -291,15 +297,23 @@ class TowerTrainer:
 
     @torch.no_grad()
     def validate(self, held_out: Fit) -> float:
-        """The loss on held-out listings as they are, their words against a view of their picture."""
+        """How well held-out words find their picture and back: the mean reciprocal rank, 0 where nothing has both."""
         self.towers.eval()
-        rows = np.arange(len(held_out.labels.products))[: self.options.batch_size]
-        return float(self.loss(held_out, rows, views=False))
+        rows = np.flatnonzero(held_out.words.present & held_out.picture.present)
+        w, p = (
+            F.normalize(tower(self.read(held_out, i)[torch.from_numpy(rows), 0]), dim=-1).numpy()
+            for i, tower in enumerate(self.towers)
+        )
+        products = held_out.labels.products[rows].astype(str).tolist()
+        ranks = [same_product(*pair, query_products=products, base_products=products) for pair in ((w, p), (p, w))]
+        return float(np.mean([found.reciprocal_rank for found in ranks])) if len(rows) else 0.0
 
-    def loss(self, fit: Fit, rows: npt.NDArray[np.int64], *, views: bool) -> Tensor:
+    def loss(self, rows: npt.NDArray[np.int64]) -> Tensor:
         """InfoNCE across modalities, and the contrast of categories over words, picture and both."""
-        taken = torch.from_numpy(rows)
-        words, picture = (self.read(fit, i)[taken, self.draw_view(i, fit, views)] for i in range(2))
+        fit, taken = self.fit, torch.from_numpy(rows)
+        words, picture = (
+            self.read(fit, i)[taken, self.rng.integers(part.x.shape[1])] for i, part in enumerate(fit.parts)
+        )
         has_words, has_picture = (part.present[rows] for part in fit.parts)
         w, p = (F.normalize(tower(x), dim=-1) for tower, x in zip(self.towers, (words, picture), strict=True))
         paired = np.flatnonzero(has_words & has_picture)
@@ -326,10 +340,6 @@ class TowerTrainer:
         if key not in self.inputs:
             self.inputs[key] = self.fit.parts[part].whitened(fit.parts[part].x)
         return self.inputs[key]
-
-    def draw_view(self, part: int, fit: Fit, views: bool) -> int:
-        """Which view of a modality the step sees; in validation the words as they are, of the picture a view."""
-        return int(self.rng.integers(fit.parts[part].x.shape[1])) if views else part
 
     @staticmethod
     def indistinct(fit: Fit, rows: npt.NDArray[np.int64]) -> Tensor:

@@ -162,7 +162,7 @@ class AlignOptions:
     """
 
     views: int | None = None
-    pictures: int = 20_000
+    pictures: int = 30_000
     max_listings: int = 10_000
     steps: int = 400
     batch_size: int = 512

@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 
 from item.evaluation.bootstrap import Interval, paired_interval
 from item.evaluation.classification import neighbour_leaves
 from item.evaluation.retrieval import same_product
-from item.model.vector import PooledWords, VectorHead
+from item.model.vector import VectorHead
 from item.preprocessing.prepared import MODALITIES, Modality
 from training.alignment import Fit, HeadSettings
-from training.pooled import Pooled
+from training.pooled import Pooled, embed
 
 Vectors = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -95,23 +93,6 @@ class HeldOut:
         values = np.full(len(asked), np.nan)
         values[np.isin(asked, named)] = right
         return {"leaf category": values}
-
-
-def embed(head: VectorHead, pooled: Pooled, modality: Modality, view: int) -> Vectors:
-    """(N, V) float32 of unit norm: the vectors of a view by one modality, zeros where a listing does not have it."""
-    words = np.flatnonzero(pooled.has_words if modality != "picture" else [])
-    picture = np.flatnonzero(pooled.has_picture if modality != "words" else [])
-    in_words, in_picture = torch.from_numpy(words), torch.from_numpy(picture)
-    no_states = torch.zeros(len(pooled), head.global_projection.shape[1])
-    with torch.inference_mode():
-        e = head(
-            no_states,
-            PooledWords(in_words, pooled.words[in_words, view]),
-            in_picture,
-            pooled.picture[in_picture, view] if len(picture) else None,
-        )
-        vectors: Vectors = F.normalize(e, dim=-1).numpy()
-    return vectors
 
 
 def score(values: Mapping[str, Values]) -> float:

@@ -9,25 +9,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from item.catalog.listing import Listing
 from item.model.batch import Batch, pad_words
 from item.model.encoder import ITEm
-from item.model.folder import space_of
+from item.model.vector import PooledWords, VectorHead
 from item.preprocessing.pictures import load_picture, to_square
+from item.preprocessing.prepared import Modality
 from item.preprocessing.preprocessor import Preprocessor
 from training.cache import Arrays, fill_arrays
 from training.features import picture_identity
 from training.views import listing_view, picture_view
 
 VERSION = 1  # of the views: raised with every change of training/views.py
+Vectors = npt.NDArray[np.float32]
+
 CHUNK = 32  # listings at a time
 STEM_BATCH = 64  # pictures a pass through the stem
 WORDS_BATCH = 128  # texts a pass through the layers
@@ -71,14 +75,10 @@ def pool_listings(
 
     The listings must be such that the preprocessor accepts them.
     """
-    digest = hashlib.sha256(repr((VERSION, num_views, seed, space_of(model, preprocessor))).encode())
-    for listing in listings:
-        images = picture_identity(listing.images[0]) if listing.images else None
-        digest.update(repr((listing.title, listing.description, images)).encode(errors="backslashreplace"))
-    D, F = model.config.width, model.stem.pooled_width
+    key = cache_key(model, preprocessor, listings, (VERSION, num_views, seed))
     layout = {
-        "words": (np.float16, (1 + num_views, 2, D)),
-        "picture": (np.float16, (1 + num_views, F)),
+        "words": (np.float16, (1 + num_views, 2, model.config.width)),
+        "picture": (np.float16, (1 + num_views, model.stem.pooled_width)),
         "has_words": (np.bool_, ()),
         "has_picture": (np.bool_, ()),
     }
@@ -99,9 +99,7 @@ def pool_listings(
                 arrays["picture"][shown] = pooler.pictures(list(pictures))
                 arrays["has_picture"][shown] = True
 
-        path = fill_arrays(
-            folder / digest.hexdigest()[:16], layout, len(listings), fill, chunk=CHUNK, name="views", unit="listings"
-        )
+        path = fill_arrays(folder / key, layout, len(listings), fill, chunk=CHUNK, name="views", unit="listings")
     words, picture, has_words, has_picture = (np.load(path / f"{name}.npy") for name in layout)
     return Pooled(
         words=torch.from_numpy(words).float(),
@@ -109,6 +107,38 @@ def pool_listings(
         has_words=has_words,
         has_picture=has_picture,
     )
+
+
+def cache_key(
+    model: ITEm, preprocessor: Preprocessor, listings: Sequence[Listing], settings: tuple[object, ...]
+) -> str:
+    """A digest of everything that pooled states and features depend on: all of the model but its vector head."""
+    config = {name: value for name, value in asdict(model.config).items() if name != "vector_width"}
+    digest = hashlib.sha256(repr((settings, preprocessor.digest(), config)).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith("vector."):
+            digest.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for listing in listings:
+        images = picture_identity(listing.images[0]) if listing.images else None
+        digest.update(repr((listing.title, listing.description, images)).encode(errors="backslashreplace"))
+    return digest.hexdigest()[:16]
+
+
+def embed(head: VectorHead, pooled: Pooled, modality: Modality, view: int) -> Vectors:
+    """(N, V) float32 of unit norm: the vectors of a view by one modality, zeros where a listing does not have it."""
+    words = np.flatnonzero(pooled.has_words if modality != "picture" else [])
+    picture = np.flatnonzero(pooled.has_picture if modality != "words" else [])
+    in_words, in_picture = torch.from_numpy(words), torch.from_numpy(picture)
+    no_states = torch.zeros(len(pooled), head.global_projection.shape[1])
+    with torch.inference_mode():
+        e = head(
+            no_states,
+            PooledWords(in_words, pooled.words[in_words, view]),
+            in_picture,
+            pooled.picture[in_picture, view] if len(picture) else None,
+        )
+        vectors: Vectors = F.normalize(e, dim=-1).numpy()
+    return vectors
 
 
 class Pooler:

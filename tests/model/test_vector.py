@@ -1,7 +1,8 @@
-"""The vector that starts at late fusion: it ranks as late fusion does, and so does each prefix."""
+"""The vector that starts at late fusion: it ranks as late fusion does, so does each prefix; and its definition."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ from hypothesis import strategies as st
 
 from item.errors import ConfigError
 from item.model.config import ItemConfig
-from item.model.vector import VectorHead, interleave
+from item.model.vector import TOWER_WIDTH, PooledWords, VectorHead, deal, join_fields
 
 
 def head(vector_width: int) -> VectorHead:
-    config = ItemConfig(vocab_size=10, cls_id=1, width=24, num_heads=4, vector_width=vector_width)
+    config = ItemConfig(vocab_size=10, cls_id=1, sep_id=2, width=24, num_heads=4, vector_width=vector_width)
     return VectorHead(config, 20)
 
 
@@ -25,14 +26,14 @@ def head(vector_width: int) -> VectorHead:
 def parts() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     scale = torch.linspace(2, 0.1, 24)
-    return torch.randn(300, 24, generator=generator) * scale + 0.5, torch.randn(300, 20, generator=generator) * scale[
-        :20
-    ]
+    words = torch.randn(300, 24, generator=generator) * scale + 0.5
+    title = words + torch.randn(300, 24, generator=generator)
+    return torch.stack([title, words], dim=1), torch.randn(300, 20, generator=generator) * scale[:20]
 
 
 def late_fusion(words: torch.Tensor, pooled: torch.Tensor, weight: float) -> torch.Tensor:
-    """The cosine of late fusion, (N, N)."""
-    w, p = F.normalize(words, dim=1), F.normalize(pooled - pooled.mean(0), dim=1)
+    """The cosine of late fusion of all words' means and the pictures, (N, N)."""
+    w, p = F.normalize(words[:, 1], dim=1), F.normalize(pooled - pooled.mean(0), dim=1)
     return (1 - weight) * w @ w.T + weight * p @ p.T
 
 
@@ -43,8 +44,8 @@ def test_starts_at_late_fusion(parts: tuple[torch.Tensor, torch.Tensor], weight:
     vector, rows = head(44), torch.arange(300)
     vector.fit(words, pooled, weight, whiten=False)
     with torch.no_grad():
-        e = F.normalize(vector(torch.randn(300, 24), (rows, words), rows, pooled), dim=1)
-        only_words = F.normalize(vector(torch.randn(300, 24), (rows, words), rows[:0], None), dim=1)
+        e = F.normalize(vector(torch.randn(300, 24), PooledWords(rows, words), rows, pooled), dim=1)
+        only_words = F.normalize(vector(torch.randn(300, 24), PooledWords(rows, words), rows[:0], None), dim=1)
     torch.testing.assert_close(e @ e.T, late_fusion(words, pooled, weight), atol=1e-5, rtol=0)
     torch.testing.assert_close(only_words @ only_words.T, late_fusion(words, pooled, 0), atol=1e-5, rtol=0)
     torch.testing.assert_close(only_words @ e.T, late_fusion(words, pooled, 0) * (1 - weight) ** 0.5, atol=1e-5, rtol=0)
@@ -58,18 +59,22 @@ def test_a_prefix_is_the_late_fusion_of_its_width(parts: tuple[torch.Tensor, tor
         vector.fit(words, pooled, 0.5, whiten=False)
     for w, p in ((rows, rows[:0]), (rows[:0], rows)):
         with torch.no_grad():
-            a, b = (v(torch.randn(300, 24), (w, words[w]), p, pooled[p] if len(p) else None) for v in (whole, narrow))
+            a, b = (
+                v(torch.randn(300, 24), PooledWords(w, words[w]), p, pooled[p] if len(p) else None)
+                for v in (whole, narrow)
+            )
         torch.testing.assert_close(F.normalize(a[:, :16], dim=1), F.normalize(b, dim=1), atol=1e-5, rtol=0)
 
 
 def test_whitening_equals_its_definition(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """numpy float64: centre, unit, rotate to principal directions, divide by spread plus a twentieth of the largest."""
+    """numpy float64: unit, centre, unit, rotate, divide by the spread plus a twentieth of the largest."""
     words, _ = parts
     vector, rows = head(24), torch.arange(300)
     vector.fit(words, torch.zeros(0, 20), 0.5, whiten=True)
     with torch.no_grad():
-        e = F.normalize(vector(torch.randn(300, 24), (rows, words), rows[:0], None), dim=1)
-    x = words.double().numpy()
+        e = F.normalize(vector(torch.randn(300, 24), PooledWords(rows, words), rows[:0], None), dim=1)
+    x = words[:, 1].double().numpy()
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
     x = x - x.mean(0)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     values, directions = np.linalg.eigh(x.T @ x)
@@ -86,7 +91,7 @@ def test_a_catalogue_of_one_modality(parts: tuple[torch.Tensor, torch.Tensor]) -
         vector = head(16)
         vector.fit(w, p, 0.5, whiten=True)
         with torch.no_grad():
-            e = vector(torch.randn(300, 24), (rows[: len(w)], w), rows[: len(p)], p if len(p) else None)
+            e = vector(torch.randn(300, 24), PooledWords(rows[: len(w)], w), rows[: len(p)], p if len(p) else None)
         assert (e.norm(dim=1) > 0.1).all()
         assert (e.abs().sum(0) > 0).all()  # all dimensions are used
 
@@ -95,20 +100,89 @@ def test_before_it_is_fitted_the_vector_is_g(parts: tuple[torch.Tensor, torch.Te
     words, pooled = parts
     g, rows = torch.randn(300, 24), torch.arange(300)
     with torch.no_grad():
-        assert torch.equal(head(24)(g, (rows, words), rows, pooled), g)
+        assert torch.equal(head(24)(g, PooledWords(rows, words), rows, pooled), g)
 
 
-@given(width=st.integers(1, 60), words=st.integers(1, 40), picture=st.integers(1, 40))
-def test_interleaving_wastes_nothing(width: int, words: int, picture: int) -> None:
-    in_words, in_picture = (index.tolist() for index in interleave(width, words, picture))
-    assert not set(in_words) & set(in_picture)
-    assert len(in_words) <= words
-    assert len(in_picture) <= picture
-    assert len(in_words) + len(in_picture) == min(width, words + picture)
-    assert in_words == sorted(in_words)
-    assert in_picture == sorted(in_picture)
-    if min(words, picture) >= width:
-        assert abs(len(in_words) - len(in_picture)) <= 1
+def test_the_vector_equals_its_definition(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """numpy float64 from the module's equations, with every parameter away from its start."""
+    words, pooled = parts
+    vector, generator = head(12), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in (*vector.parameters(), *vector.buffers()):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) - 0.3)
+        vector.title_weight.fill_(0.6)
+    in_words, in_picture = torch.tensor([0, 2]), torch.tensor([1, 2])
+    g = torch.randn(3, 24, generator=generator)
+    with torch.no_grad():
+        found = vector(g, PooledWords(in_words, words[in_words]), in_picture, pooled[in_picture]).numpy()
+    w = {name: tensor.double().numpy() for name, tensor in vector.state_dict().items()}
+    for row in range(3):
+        e, meeting = w["global_projection"] @ g[row].double().numpy(), np.zeros(12)
+        x_w = np.concatenate([np.sqrt(t) * unit(words[row, i]) for i, t in ((0, 0.6), (1, 0.4))])
+        for part, a, x in (("words", 0, x_w), ("picture", 1, pooled[row].double().numpy())):
+            if row in (in_words if part == "words" else in_picture).tolist():
+                x = unit(x - w[f"{part}.mean"])
+                e = e + w["weights"][a] * unit(w[f"{part}.projection"] @ x)
+                hidden = w[f"{part}.tower.0.weight"] @ x + w[f"{part}.tower.0.bias"]
+                gelu = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / np.sqrt(2)))
+                meeting = meeting + unit(w[f"{part}.tower.2.weight"] @ gelu + w[f"{part}.tower.2.bias"])
+        np.testing.assert_allclose(found[row], e + w["weights"][2] * unit(meeting), atol=1e-5)
+    assert hidden.shape == (TOWER_WIDTH,)
+
+
+def unit(x: torch.Tensor | np.ndarray) -> np.ndarray:
+    x = np.asarray(x, dtype=np.float64)
+    return x / np.linalg.norm(x)
+
+
+def test_every_parameter_of_a_fitted_head_gets_a_gradient(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
+    words, pooled = parts
+    vector, rows = head(12), torch.arange(300)
+    with torch.no_grad():
+        for parameter in vector.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    e = F.normalize(vector(torch.randn(300, 24), PooledWords(rows, words), rows, pooled), dim=1)
+    (e * torch.randn(300, 12)).sum().backward()  # type: ignore[no-untyped-call]
+    for name, parameter in vector.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_ordering_dimensions_keeps_every_cosine(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
+    words, pooled = parts
+    vector, rows, g = head(12), torch.arange(300), torch.randn(300, 24)
+    with torch.no_grad():
+        for parameter in vector.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        before = vector(g, PooledWords(rows, words), rows, pooled)
+        strength = before.square().mean(0)
+        vector.order_dimensions(strength)
+        after = vector(g, PooledWords(rows, words), rows, pooled)
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, before[:, strength.argsort(descending=True, stable=True)])
+
+
+@given(
+    means=st.lists(st.lists(st.floats(-5, 5), min_size=6, max_size=6), min_size=1, max_size=5),
+    share=st.floats(0, 1),
+)
+def test_joined_fields_weigh_the_cosines(means: list[list[float]], share: float) -> None:
+    x = torch.tensor(means, dtype=torch.float64).view(-1, 2, 3) + torch.tensor([7.0, 0, 0], dtype=torch.float64)
+    joined, fields = join_fields(x, share), F.normalize(x, dim=-1)
+    expected = share * fields[:, 0] @ fields[:, 0].T + (1 - share) * fields[:, 1] @ fields[:, 1].T
+    torch.testing.assert_close(joined @ joined.T, expected)
+
+
+@given(width=st.integers(1, 60), available=st.lists(st.integers(0, 40), min_size=1, max_size=4))
+def test_dealing_wastes_nothing(width: int, available: list[int]) -> None:
+    hands = [hand.tolist() for hand in deal(width, *available)]
+    dealt = sorted(dimension for hand in hands for dimension in hand)
+    assert dealt == list(range(min(width, sum(available))))
+    for hand, limit in zip(hands, available, strict=True):
+        assert len(hand) <= limit
+        assert hand == sorted(hand)
+    if min(available) >= width:
+        assert max(map(len, hands)) - min(map(len, hands)) <= 1
 
 
 def test_weights_out_of_range_are_refused(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -146,7 +220,13 @@ def test_starting_weights_rank_as_late_fusion_does(tmp_path: Path) -> None:
         for batch in made_ready.train.whole_batches(300):
             encoded = model(batch)
             assert encoded.features is not None
-            rows.append((model.pool_words(encoded)[1], model.stem.pooled(encoded.features), model.embed(batch)))
+            rows.append(
+                (
+                    model.pool_words(encoded, batch.word_ids).means,
+                    model.stem.pooled(encoded.features),
+                    model.embed(batch),
+                )
+            )
     words, pooled, vectors = (torch.cat(parts) for parts in zip(*rows, strict=True))
     expected = late_fusion(words, pooled, config.start.picture_weight).fill_diagonal_(-1).topk(10).indices
     found = (vectors @ vectors.T).fill_diagonal_(-1).topk(10).indices
