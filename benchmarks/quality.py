@@ -11,7 +11,8 @@ what is in the work folder already. Trained with the configuration `small`; with
 shop alone, with `tiny`: there are no baselines then, and everything is compared with the starting point.
 
 `errors_removed`: by both, the share of the best baseline's errors, pooled over the catalogues; in either task, also on
-the held families and without near twins. `vs_best_baseline`: the same as a paired difference on each catalogue.
+the held families and without near twins; left out where the baselines make no errors. `vs_best_baseline`: the same as
+a paired difference on each catalogue.
 `words_vs_start`, `picture_vs_start`: by one modality, less the vectors of its starting weights.
 `words_to_picture_vs_two_towers`: recall among the rows of the split over the two towers', both directions.
 `dims64_kept`: the share of the recall@10 on the first 64 dimensions.
@@ -108,6 +109,7 @@ class Plan:
             return
         say(f"{shop.name}, {arm}, seed {seed}: aligning")
         folder.mkdir(parents=True, exist_ok=True)
+        known["commit"] = commit()
         before, since = names_in(views), time.perf_counter()
         try:
             run_program("training.align", *arguments)
@@ -115,7 +117,6 @@ class Plan:
         finally:
             known["seconds"] += time.perf_counter() - since
             known["drew_views"] |= names_in(views) != before
-            known["commit"] = commit()
             record.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 

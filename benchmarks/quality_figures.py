@@ -26,6 +26,7 @@ MEASURES = {SAME_PRODUCT: "recall@1", BY_NEIGHBOURS: "accuracy"}
 ACROSS = (WORDS_TO_PICTURE, PICTURE_TO_WORDS)
 ACROSS_MEASURES = ("recall@10", "recall@1")
 TWO_TOWERS = "two towers"
+COMMIT = ", commit "  # before the commit that trained, in a detail
 SPREAD = "_spread"  # ends the name of a standard deviation
 
 
@@ -231,11 +232,11 @@ def kept_figures(outcome: Outcome, place: Place) -> Iterator[Figure]:
 def training_figures(outcome: Outcome, place: Place) -> Iterator[Figure]:
     """How long the training took, views included where no other arm had drawn the same, and whether it was kept."""
     views = "views drawn" if outcome.training["drew_views"] else "views were there"
-    detail = f"{views}, commit {outcome.training['commit']}"
+    detail = f"{views}{COMMIT}{outcome.training['commit']}"
     here = replace(place, detail=detail)
     yield Figure(metric="training_seconds", value=outcome.training["seconds"], unit="s", place=here)
     aligned = float(outcome.guard["better"])
-    yield Figure(metric="aligned", value=aligned, unit="0 or 1", against="kept its starting point", place=place)
+    yield Figure(metric="aligned", value=aligned, unit="0 or 1", place=place)
 
 
 def plain_figures(outcome: Outcome, place: Place) -> Iterator[Figure]:
@@ -252,7 +253,7 @@ def over_seeds(figures: Sequence[Figure]) -> Iterator[Figure]:
     """The mean of each figure over the seeds, and METRIC_spread, its standard deviation; nothing of one seed alone."""
     found: dict[tuple[str, Place], list[Figure]] = {}
     for figure in figures:
-        place = replace(figure.place, seed=None, detail="" if figure.unit == "s" else figure.place.detail)
+        place = replace(figure.place, seed=None, detail=figure.place.detail.partition(COMMIT)[0])
         found.setdefault((figure.metric + figure.unit, place), []).append(figure)
     for (_, place), same in found.items():
         if len(same) == 1:

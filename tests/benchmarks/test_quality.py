@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,18 @@ def test_mean_and_spread_over_seeds() -> None:
     assert mean.against == "best of 0 | best of 1 | best of 2"
     [told] = mean.results()
     assert told.where == "one, val, full, mean of 3 seeds"
+
+
+def test_times_with_and_without_drawing_views_are_not_averaged(tmp_path: Path) -> None:
+    seconds = find(list(figures_of({"one": outcome_at(tmp_path, OURS, [])}, PLACE)), "training_seconds")
+
+    def figure(seed: int, detail: str) -> Figure:
+        return replace(seconds, place=replace(seconds.place, seed=seed, detail=detail))
+
+    there = seconds.place.detail.replace("drawn", "were there")
+    same = [figure(0, seconds.place.detail), figure(1, seconds.place.detail.replace("abc", "def"))]
+    means = [str(one.place) for one in over_seeds([*same, figure(2, there)]) if one.metric == "training_seconds"]
+    assert means == ["one, test, full, views drawn, mean of 2 seeds"]
 
 
 def test_what_is_there_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
