@@ -328,10 +328,7 @@ class TowerTrainer:
             of = torch.from_numpy(np.concatenate([*alone, paired]))
             same_listing = of[:, None] == of
             levels = torch.from_numpy(labels.levels)[of]
-            contrasts = [
-                category_contrast(z, level[:, None] == level, same_listing, TEMPERATURE) for level in levels.unbind(1)
-            ]
-            loss = loss + torch.stack(contrasts).mean()
+            loss = loss + category_contrast(z, levels, same_listing, TEMPERATURE)
         return loss
 
     def read(self, fit: Fit, part: int) -> Tensor:

@@ -31,7 +31,7 @@ CHOICES: Mapping[str, Sequence[float | None]] = {
     "picture": (1.0, 3.0, 10.0, None),
     "words": (1.0, 3.0, 10.0, None),
     "picture_weight": (0.35, 0.5, 0.65),
-    "shared_weight": (0.0, 0.1, 0.2, 0.3, 0.4),
+    "shared_weight": (0.1, 0.2, 0.3, 0.4),
 }
 
 

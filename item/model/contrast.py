@@ -28,15 +28,17 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor | float, ignored: Tensor | None
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def category_contrast(z: Tensor, positive: Tensor, ignored: Tensor, temperature: float) -> Tensor:
-    """Supervised contrast over the rows that have a positive; 0 where none has.
+def category_contrast(z: Tensor, levels: Tensor, ignored: Tensor, temperature: float) -> Tensor:
+    """Supervised contrast: the mean over the levels of its mean over the rows that have a positive there.
 
     Args:
         z: (B, D) of unit norm.
-        positive, ignored: (B, B) bool; an ignored pair (a row and itself, views of one listing) is neither.
+        levels: (B, L) int64, the category of each row at each level; equal numbers are positives.
+        ignored: (B, B) bool: pairs that are neither positive nor negative (a row and itself, views of one listing).
     """
-    positive = positive & ~ignored
-    log_share = (z @ z.T / temperature).masked_fill(ignored, MASKED).log_softmax(1)
-    counts = positive.sum(1)
-    of_row = (log_share * positive).sum(1) / counts.clamp(min=1)
-    return -(of_row * (counts > 0)).sum() / (counts > 0).sum().clamp(min=1)
+    shares = torch.zeros_like(ignored, dtype=z.dtype)  # of each pair in the sum: the logarithms are taken once
+    for level in levels.unbind(1):
+        positive = (level[:, None] == level) & ~ignored
+        counts = positive.sum(1, keepdim=True)
+        shares += positive / counts.clamp(min=1) / (counts > 0).sum().clamp(min=1) / levels.shape[1]
+    return -((z @ z.T / temperature).masked_fill(ignored, MASKED).log_softmax(1) * shares).sum()
