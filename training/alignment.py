@@ -104,7 +104,7 @@ class Fit:
 
     def train_towers(self, options: AlignOptions, seed: int, held_out: Fit | None = None, steps: int = 0) -> None:
         """Trains the towers and keeps the best step on held-out listings (None: the last of `steps`)."""
-        if not (self.words.present & self.picture.present).any() and not self.labels.levels.size:
+        if (self.words.present & self.picture.present).sum() < 2 and not self.labels.levels.size:
             return
         torch.manual_seed(seed)
         towers = nn.ModuleList(make_tower(part.x.shape[-1], self.shared_width, options.dropout) for part in self.parts)
@@ -318,7 +318,7 @@ class TowerTrainer:
         w, p = (F.normalize(tower(x), dim=-1) for tower, x in zip(self.towers, (words, picture), strict=True))
         paired = np.flatnonzero(has_words & has_picture)
         both, labels = torch.from_numpy(paired), fit.labels[rows]
-        loss = torch.zeros(())
+        loss = torch.zeros((), requires_grad=True)  # a batch may hold nothing to learn from
         if len(paired) > 1:
             scale = self.log_scale.exp().clamp(max=MAX_SCALE)
             loss = info_nce(w[both], p[both], scale, self.indistinct(fit, rows[paired]))

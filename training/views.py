@@ -98,10 +98,11 @@ def exchange_background(image: Image.Image, rng: np.random.Generator) -> Image.I
 
 
 def cut(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A part of at least half of each side."""
+    """A part of at least half of the width and two fifths of the height; of a side of up to 8 px all."""
     scale = rng.uniform(0.5, 1.0)
-    width, height = max(8, int(image.width * scale)), max(8, int(image.height * scale * rng.uniform(0.85, 1.0)))
-    left, top = (int(rng.uniform(0, max(0, free) + 1)) for free in (image.width - width, image.height - height))
+    width = min(image.width, max(8, int(image.width * scale)))
+    height = min(image.height, max(8, int(image.height * scale * rng.uniform(0.85, 1.0))))
+    left, top = (int(rng.uniform(0, free + 1)) for free in (image.width - width, image.height - height))
     return image.crop((left, top, left + width, top + height))
 
 

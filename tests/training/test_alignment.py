@@ -1,0 +1,406 @@
+"""Fitting the vector head on views: its equations in numpy float64, and what it brings where it can be known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from item.model.config import ItemConfig
+from item.model.vector import VectorHead, join_fields
+from item.preprocessing.prepared import MODALITIES
+from training import alignment as module
+from training.alignment import Fit, HeadSettings, Inputs, Labels, TowerTrainer, number_labels, within_scatter
+from training.config import AlignOptions
+from training.pooled import Pooled, embed
+
+WIDTH, POOLED, VECTOR = 12, 10, 48
+OPTIONS = AlignOptions(steps=40, batch_size=64, dropout=0.1)
+
+
+def make_pooled(num: int = 120, views: int = 2, seed: int = 0, noise: float = 4.0) -> Pooled:
+    """What words and picture share is the product; three directions of either are noise, drawn anew in each view."""
+    generator = torch.Generator().manual_seed(99)  # of the world, the same for all seeds
+    into_words, into_picture = (torch.randn(6, width, generator=generator) for width in (WIDTH, POOLED))
+    noisy_words, noisy_picture = (torch.randn(3, width, generator=generator) for width in (WIDTH, POOLED))
+    generator.manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    product = draw(num, 1, 6)
+    words = product @ into_words + noise * draw(num, 1 + views, 3) @ noisy_words + 0.1 * draw(num, 1 + views, WIDTH)
+    picture = (
+        product @ into_picture + noise * draw(num, 1 + views, 3) @ noisy_picture + 0.1 * draw(num, 1 + views, POOLED)
+    )
+    title = words + 0.3 * draw(num, 1 + views, WIDTH)
+    there = np.ones(num, np.bool_)
+    return Pooled(words=torch.stack([title, words], dim=2), picture=picture, has_words=there, has_picture=there)
+
+
+def without(pooled: Pooled, words: list[int], picture: list[int]) -> Pooled:
+    """The rows `words` lose their words, `picture` their picture."""
+    has_words, has_picture = pooled.has_words.copy(), pooled.has_picture.copy()
+    has_words[words], has_picture[picture] = False, False
+    return Pooled(
+        words=pooled.words * torch.from_numpy(has_words)[:, None, None, None],
+        picture=pooled.picture * torch.from_numpy(has_picture)[:, None, None],
+        has_words=has_words,
+        has_picture=has_picture,
+    )
+
+
+def make_start(pooled: Pooled, vector_width: int = VECTOR) -> VectorHead:
+    config = ItemConfig(vocab_size=10, cls_id=1, sep_id=2, width=WIDTH, num_heads=4, vector_width=vector_width)
+    head = VectorHead(config, POOLED)
+    words, picture = (torch.from_numpy(has) for has in (pooled.has_words, pooled.has_picture))
+    head.fit(pooled.words[words, 0], pooled.picture[picture, 0], 0.5, whiten=False)
+    return head
+
+
+def alone(num: int) -> Labels:
+    """No categories, no groups."""
+    return Labels(levels=np.zeros((num, 0), np.int64), products=np.arange(num))
+
+
+def categorised(num: int) -> Labels:
+    """Two levels, and pairs of listings of one product."""
+    levels = np.stack([np.arange(num) // 2 % 2, np.arange(num) // 2 % 6], axis=1)
+    return Labels(levels=levels, products=np.arange(num) // 2)
+
+
+def same_state(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def cosines(*parts: torch.Tensor) -> torch.Tensor:
+    """Of all rows of all parts with each other."""
+    x = F.normalize(torch.cat(parts), dim=1)
+    return x @ x.T
+
+
+# The scatter within listings, and the whitening.
+
+
+def scatter_oracle(x: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """float64, one difference after the other."""
+    own = np.zeros((x.shape[2], x.shape[2]))
+    for listing in x:
+        for view in listing[1:]:
+            own += np.outer(view - listing[0], view - listing[0])
+    groups = np.zeros_like(own)
+    for product in np.unique(products):
+        members = x[products == product, 0]
+        if len(members) > 1:
+            for one in members:
+                groups += np.outer(one - members.mean(0), one - members.mean(0))
+    own /= np.trace(own)
+    return (own + groups / np.trace(groups)) / 2 if groups.any() else own
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**32), num=st.integers(1, 12), views=st.integers(1, 3), products=st.integers(1, 14))
+def test_the_scatter_equals_its_definition(seed: int, num: int, views: int, products: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, of = rng.normal(size=(num, 1 + views, 5)).astype(np.float32), rng.integers(products, size=num)
+    found = within_scatter(torch.from_numpy(x), of)
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found.numpy(), scatter_oracle(x.astype(np.float64), of), atol=1e-5)
+    assert found.trace().item() == pytest.approx(1)
+
+
+def test_equal_views_have_no_scatter() -> None:
+    x = torch.randn(4, 1, 5).expand(4, 3, 5)
+    assert not within_scatter(x, np.arange(4)).any()
+    assert not within_scatter(x[:0], np.arange(0)).any()
+    inputs = Inputs(x, torch.zeros(5), np.ones(4, np.bool_), alone(4))
+    torch.testing.assert_close(inputs.whitening(3.0), torch.eye(5), atol=1e-6, rtol=0)  # nothing is known to be noise
+
+
+@pytest.mark.parametrize("shrinkage", [0.1, 3.0, 50.0])
+def test_whitening_equals_its_definition(shrinkage: float) -> None:
+    """sqrt(lambda) (S / mean eigenvalue + lambda I)^(-1/2), of the centred unit inputs that are there."""
+    pooled, labels = make_pooled(), categorised(120)
+    mean, present = torch.randn(POOLED), np.arange(120) % 5 != 0
+    inputs = Inputs(pooled.picture, mean, present, labels)
+    x = pooled.picture.double().numpy() - mean.double().numpy()
+    x /= np.linalg.norm(x, axis=2, keepdims=True)
+    S = scatter_oracle(x[present], labels.products[present])
+    values, axes = np.linalg.eigh(S / (np.trace(S) / POOLED) + shrinkage * np.eye(POOLED))
+    A = shrinkage**0.5 * (axes * values**-0.5) @ axes.T
+    np.testing.assert_allclose(inputs.whitening(shrinkage).numpy(), A, atol=1e-5)
+    assert np.linalg.eigvalsh(A).max() <= 1
+    assert not inputs.x[torch.from_numpy(~present)].any()
+    norms = np.linalg.norm(inputs.whitened(inputs.x[torch.from_numpy(present), 0]).numpy(), axis=1)
+    assert norms.mean() == pytest.approx(1, abs=1e-5)
+
+
+# The head.
+
+
+def test_without_whitening_the_own_subspaces_are_the_starting_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TITLE_WEIGHT", 0.0)
+    pooled = without(make_pooled(), words=[3, 4], picture=[5])
+    start = make_start(pooled)
+    fit = Fit(start, pooled, alone(120))
+    kept = fit.head(HeadSettings(words=None, picture=None, picture_weight=0.5, shared_weight=0.0))
+    changed = fit.head(HeadSettings(words=1.0, picture=1.0, picture_weight=0.5, shared_weight=0.0))
+    for modality in MODALITIES:
+        before, after, other = (embed(head, pooled, modality, 0) for head in (start, kept, changed))
+        np.testing.assert_allclose(after @ after.T, before @ before.T, atol=1e-5)
+        assert np.abs(other @ other.T - before @ before.T).max() > 0.05
+
+
+def test_the_settings_are_the_shares_of_the_cosine() -> None:
+    """Own subspaces and the shared one are orthogonal: the cosines of listings that have both add up by shares."""
+    pooled = make_pooled()
+    fit = Fit(make_start(pooled), pooled, alone(120))
+    fit.train_towers(OPTIONS, 0)
+    chosen = HeadSettings(words=2.0, picture=5.0, picture_weight=0.35, shared_weight=0.3)
+    head, parts = fit.head(chosen), []
+    assert head.title_weight.item() == pytest.approx(0.6)
+    for i in range(3):
+        only = fit.head(chosen)
+        with torch.no_grad():
+            only.weights.copy_(F.one_hot(torch.tensor(i), 3))
+        e = embed(only, pooled, "both", 0)
+        parts.append(e @ e.T)
+    e = embed(head, pooled, "both", 0)
+    np.testing.assert_allclose(e @ e.T, 0.455 * parts[0] + 0.245 * parts[1] + 0.3 * parts[2], atol=1e-5)
+
+
+def test_dimensions_stand_in_the_order_of_their_strength() -> None:
+    pooled = make_pooled()
+    fit = Fit(make_start(pooled, 24), pooled, alone(120))
+    fit.train_towers(OPTIONS, 0)
+    strength = (embed(fit.head(HeadSettings()), pooled, "both", 0) ** 2).mean(0)
+    assert (np.diff(strength) <= 1e-7).all()
+    assert strength[0] > 2 * strength[-1]
+
+
+def test_folded_towers_are_the_trained_towers() -> None:
+    """Words, pictures and their meetings: all cosines are those of tower(A unit(x - mu)), whatever the rotation."""
+    pooled = without(make_pooled(noise=0.5), words=[1], picture=[2])
+    start = make_start(pooled)
+    fit = Fit(start, pooled, alone(120))
+    fit.train_towers(OPTIONS, 0)
+    assert fit.towers is not None
+    head = fit.head(HeadSettings())
+    fresh = make_pooled(seed=5, noise=0.5)
+    raw = (join_fields(fresh.words[:, 1], 0.6), fresh.picture[:, 1])
+    with torch.no_grad():
+        trained = [
+            F.normalize(tower(F.normalize(x - part.mean, dim=-1) @ part.for_towers), dim=-1)
+            for tower, x, part in zip(fit.towers, raw, fit.parts, strict=True)
+        ]
+        folded = [part(x)[1] for part, x in zip((head.words, head.picture), raw, strict=True)]
+    assert trained[0].shape == (120, fit.shared_width)
+    torch.testing.assert_close(cosines(*folded), cosines(*trained), atol=1e-4, rtol=0)
+    assert cosines(*trained).std() > 0.1
+    assert module.linear_layers(start.picture.tower)[1].weight.abs().max() == 0  # the starting point is left alone
+    x = torch.cat([head.words(join_fields(pooled.words[:, 0], 0.6))[1], head.picture(pooled.picture[:, 0])[1]])
+    energy = x.detach().square().sum(0)
+    assert (energy > 1e-4).sum() <= fit.shared_width
+
+
+@pytest.mark.parametrize("vector_width", [7, 24, 60])
+def test_a_head_of_any_width_is_whole(vector_width: int) -> None:
+    pooled = make_pooled()
+    fit = Fit(make_start(pooled, vector_width), pooled, alone(120))
+    fit.train_towers(OPTIONS, 0)
+    for modality in MODALITIES:
+        e = embed(fit.head(HeadSettings()), pooled, modality, 1)
+        np.testing.assert_allclose(np.linalg.norm(e, axis=1), 1, atol=1e-5)
+
+
+# The towers' training.
+
+
+@pytest.mark.parametrize("make_labels", [alone, categorised])
+def test_a_seed_decides_everything(make_labels: Callable[[int], Labels]) -> None:
+    pooled = without(make_pooled(), words=[3, 4, 9], picture=[5, 6])
+    heads = []
+    for seed in (0, 0, 1):
+        fit = Fit(make_start(pooled), pooled, make_labels(120))
+        fit.train_towers(replace(OPTIONS, steps=5), seed)
+        heads.append(fit.head(HeadSettings()))
+    assert same_state(heads[0], heads[1])
+    assert not same_state(heads[0], heads[2])
+
+
+def test_the_best_step_is_kept_and_can_be_trained_again() -> None:
+    """Of few listings at a high rate too much is learned; as many steps without held-out listings give the same."""
+    pooled, held_out = make_pooled(16, noise=1.0), make_pooled(60, seed=1, noise=1.0)
+    options = replace(OPTIONS, steps=100, lr=0.02, dropout=0.0)
+    start = make_start(pooled)
+    fit, again, last = (Fit(start, pooled, alone(16)) for _ in range(3))
+    fit.train_towers(options, 0, held_out=Fit(start, held_out, alone(60)))
+    assert fit.num_steps in (20, 40, 60, 80)
+    again.train_towers(options, 0, steps=fit.num_steps)
+    last.train_towers(options, 0)
+    assert last.num_steps == 100
+    assert fit.towers is not None
+    assert again.towers is not None
+    assert last.towers is not None
+    assert same_state(fit.towers, again.towers)
+    assert not same_state(fit.towers, last.towers)
+
+
+def test_validation_measures_the_towers_of_the_head() -> None:
+    """The mean reciprocal rank of the own picture and of the own words in the head's shared subspace, which reads
+    held-out listings as it was fitted to read: theirs have views without any noise."""
+    pooled, held_out = make_pooled(noise=0.5), without(make_pooled(60, seed=1, noise=0.5), words=[2], picture=[7, 8])
+    still = held_out.words[:, :1].expand_as(held_out.words), held_out.picture[:, :1].expand_as(held_out.picture)
+    held_out = replace(held_out, words=still[0], picture=still[1])
+    start = make_start(pooled)
+    fit = Fit(start, pooled, alone(120))
+    fit.train_towers(OPTIONS, 0)
+    assert fit.towers is not None
+    head = fit.head(HeadSettings())
+    words, picture = embed(head, held_out, "words", 0), embed(head, held_out, "picture", 0)
+    both = held_out.has_words & held_out.has_picture
+    similar = words[both] @ picture[both].T  # words and pictures meet in the shared subspace only
+    ranks = [1 + (row > row[i]).sum() for side in (similar, similar.T) for i, row in enumerate(side)]
+    expected = float(np.mean(1 / np.array(ranks)))
+    found = TowerTrainer(fit.towers, fit, OPTIONS, 0).validate(Fit(start, held_out, alone(60)))
+    assert 0.1 < expected < 0.99
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("make_labels", [alone, categorised])
+@pytest.mark.parametrize("num_pairs", [0, 1, 2, 9])
+def test_few_listings_that_have_both(make_labels: Callable[[int], Labels], num_pairs: int) -> None:
+    """Batches of 8 of 40 listings mostly hold no pair, or one: there is nothing to tell apart, and nothing breaks."""
+    pooled = without(make_pooled(40), words=[*range(num_pairs, 20)], picture=[*range(20, 40)])
+    fit = Fit(make_start(pooled), pooled, make_labels(40))
+    fit.train_towers(replace(OPTIONS, batch_size=8, steps=10), 0)
+    head = fit.head(HeadSettings())
+    assert all(tensor.isfinite().all() for tensor in head.state_dict().values())
+    assert (np.linalg.norm(embed(head, pooled, "both", 0), axis=1) > 0.99).all()
+
+
+@pytest.mark.parametrize("lacking", ["words", "picture"])
+def test_a_catalogue_of_one_modality(lacking: str) -> None:
+    rows = [*range(40)]
+    pooled = without(make_pooled(40), *((rows, []) if lacking == "words" else ([], rows)))
+    for labels in (alone(40), categorised(40)):
+        fit = Fit(make_start(pooled), pooled, labels)
+        fit.train_towers(replace(OPTIONS, steps=5), 0)
+        assert (fit.towers is None) == (not labels.levels.size)  # nothing to learn
+        assert (np.linalg.norm(embed(fit.head(HeadSettings()), pooled, "both", 0), axis=1) > 0.99).all()
+
+
+def trainer_of(pooled: Pooled, labels: Labels, options: AlignOptions = OPTIONS) -> TowerTrainer:
+    fit = Fit(make_start(pooled), pooled, labels)
+    towers = torch.nn.ModuleList(module.make_tower(part.x.shape[-1], 16, 0.0) for part in fit.parts)
+    return TowerTrainer(towers, fit, options, 0)
+
+
+def test_a_batch_is_of_single_rows_and_of_hard_negatives() -> None:
+    labels = Labels(levels=(np.arange(400) % 100)[:, None], products=np.arange(400))
+    trainer = trainer_of(make_pooled(400), labels, replace(OPTIONS, batch_size=40))
+    chance, found = [], []
+    for _ in range(10):
+        rows = trainer.draw_rows()
+        assert len(rows) == len(set(rows.tolist())) == 40
+        found.append(np.isin(rows[20:] % 100, rows[:20] % 100).mean())
+        chance.append(np.isin(trainer.rng.permutation(400)[:20] % 100, rows[:20] % 100).mean())
+    assert np.mean(found) > 0.9 > 0.5 > np.mean(chance)
+    assert sorted(trainer_of(make_pooled(12), categorised(12)).draw_rows().tolist()) == [*range(12)]
+
+
+def test_the_same_product_and_the_same_words_are_no_negatives() -> None:
+    pooled = make_pooled(6)
+    pooled.words[4] = pooled.words[0]
+    labels = Labels(levels=np.zeros((6, 0), np.int64), products=np.array([0, 1, 1, 3, 4, 5]))
+    found = TowerTrainer.indistinct(Fit(make_start(pooled), pooled, labels), np.array([0, 1, 2, 3, 4]))
+    expected = np.eye(5, dtype=np.bool_)
+    expected[[1, 2, 0, 4], [2, 1, 4, 0]] = True
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_training_lowers_the_loss_and_reaches_every_parameter() -> None:
+    pooled = without(make_pooled(), words=[3], picture=[4])
+    trainer = trainer_of(pooled, categorised(120))
+    before = {name: tensor.clone() for name, tensor in trainer.towers.state_dict().items()}
+    rows = np.arange(120)
+    with torch.no_grad():
+        first = np.mean([trainer.loss(rows).item() for _ in range(5)])
+    trainer.run(None, 40)
+    with torch.no_grad():
+        last = np.mean([trainer.loss(rows).item() for _ in range(5)])
+    assert last < 0.9 * first
+    assert not any(torch.equal(before[name], tensor) for name, tensor in trainer.towers.state_dict().items())
+    assert trainer.log_scale.item() != 3.0
+
+
+# Labels.
+
+
+def test_labels_are_numbered_level_by_level() -> None:
+    paths = [("a", "x"), ("b", "x"), ("a",), (), ("a", "x"), ("a", "y")]
+    labels = number_labels(paths, ["p", "q", "p", "r", "s", "t"], AlignOptions())
+    wide, leaf = labels.levels.T
+    assert labels.levels.shape == (6, 2)
+    assert wide[0] == wide[2] == wide[4] == wide[5]
+    assert len({wide[0], wide[1], wide[3]}) == 3
+    assert leaf[0] == leaf[4]  # the path counts: ("b", "x") is another x
+    assert len({leaf[0], leaf[1], leaf[2], leaf[3], leaf[5]}) == 5  # those without a leaf are alone
+    assert labels.products[0] == labels.products[2]
+    assert len(set(labels.products)) == 5
+    assert labels.grouped
+    some = labels[np.array([1, 3])]
+    assert some.levels.tolist() == labels.levels[[1, 3]].tolist()
+    assert not some.grouped
+
+
+def test_what_the_options_leave_out_is_not_there() -> None:
+    paths, products = [("a", "x"), ("a", "x"), ("b",)], ["p", "p", "q"]
+    assert number_labels(paths, products, AlignOptions(categories=False)).levels.shape == (3, 0)
+    ungrouped = number_labels(paths, products, AlignOptions(groups=False))
+    assert not ungrouped.grouped
+    assert len(set(ungrouped.products)) == 3
+    assert ungrouped.levels.shape == (3, 2)
+    assert number_labels([(), ()], ["p", "q"], AlignOptions()).levels.shape == (2, 0)
+
+
+# What it is for.
+
+
+def test_aligned_views_find_their_listing() -> None:
+    """Three directions of pure view noise drown the products at the start; fitted on others' views they do not."""
+    known, asked = make_pooled(300, noise=2.0), make_pooled(200, seed=1, noise=2.0)
+    start = make_start(known)
+    fit = Fit(start, known, alone(300))
+    fit.train_towers(replace(OPTIONS, steps=60), 0)
+    head = fit.head(HeadSettings(words=0.1, picture=0.1))
+    for modality in MODALITIES:
+        recall = []
+        for one in (start, head):
+            base, queries = embed(one, asked, modality, 0), embed(one, asked, modality, 1)
+            recall.append(((queries @ base.T).argmax(1) == np.arange(200)).mean())
+        assert recall[1] > recall[0] + 0.2, (modality, recall)
+
+
+def test_listings_of_one_product_come_nearer() -> None:
+    """Groups alone show the noise: the views of this catalogue differ from their listings in nothing."""
+    pooled = make_pooled(400, views=1, noise=2.0)
+    words, picture = (x[:, :1].expand_as(x).clone() for x in (pooled.words, pooled.picture))
+    words[1::2, :, :] = pooled.words[::2, 1:]
+    picture[1::2, :, :] = pooled.picture[::2, 1:]  # the second listing of a product is another view of the first
+    pairs = replace(pooled, words=words, picture=picture)
+    known, asked = pairs[np.arange(200)], pairs[np.arange(200, 400)]
+    start, found = make_start(known), []
+    for labels in (alone(200), categorised(200)):
+        head = Fit(start, known, labels).head(HeadSettings(words=0.1, picture=0.1))
+        e = embed(head, asked, "both", 0)
+        similar = e @ e.T
+        np.fill_diagonal(similar, -1)
+        found.append((similar.argmax(1) == np.arange(200) ^ 1).mean())
+    assert found[1] > found[0] + 0.2, found
