@@ -39,6 +39,6 @@ def category_contrast(z: Tensor, levels: Tensor, ignored: Tensor, temperature: f
     shares = torch.zeros_like(ignored, dtype=z.dtype)  # of each pair in the sum: the logarithms are taken once
     for level in levels.unbind(1):
         positive = (level[:, None] == level) & ~ignored
-        counts = positive.sum(1, keepdim=True)
+        counts = positive.sum(1, keepdim=True, dtype=z.dtype)
         shares += positive / counts.clamp(min=1) / (counts > 0).sum().clamp(min=1) / levels.shape[1]
     return -((z @ z.T / temperature).masked_fill(ignored, MASKED).log_softmax(1) * shares).sum()

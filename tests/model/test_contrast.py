@@ -62,10 +62,11 @@ def test_info_nce_equals_its_definition(seed: int, rows: int, scale: float, shar
 def test_category_contrast_equals_its_definition(seed: int, rows: int, temperature: float, kinds: int) -> None:
     """Categories and listings drawn at random; a row and itself, and views of one listing, are ignored."""
     rng = np.random.default_rng(seed)
-    z, category, listing = unit(rng, rows), rng.integers(kinds, size=rows), rng.integers(rows, size=rows)
-    positive, ignored = category[:, None] == category, listing[:, None] == listing
-    found = category_contrast(z, torch.from_numpy(positive), torch.from_numpy(ignored), temperature).item()
-    expected = category_oracle(z.numpy(), positive & ~ignored, ignored, temperature)
+    z, levels, listing = unit(rng, rows), rng.integers(kinds, size=(rows, 3)), rng.integers(rows, size=rows)
+    ignored = listing[:, None] == listing
+    found = category_contrast(z, torch.from_numpy(levels), torch.from_numpy(ignored), temperature).item()
+    positives = [(level[:, None] == level) & ~ignored for level in levels.T]
+    expected = np.mean([category_oracle(z.numpy(), positive, ignored, temperature) for positive in positives])
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
@@ -81,13 +82,14 @@ def test_ignored_pairs_change_the_loss() -> None:
 def test_without_positives_the_contrast_is_nothing() -> None:
     z = unit(np.random.default_rng(0), 4).requires_grad_()
     own = torch.eye(4, dtype=torch.bool)
-    loss = category_contrast(z, own, own, 0.1)
+    alone, alike = torch.arange(4)[:, None], torch.zeros(4, 1, dtype=torch.int64)
+    loss = category_contrast(z, alone, own, 0.1)
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == 0
     assert z.grad is not None
     assert not z.grad.any()
-    assert category_contrast(z[:0], own[:0, :0], own[:0, :0], 0.1).item() == 0
-    assert category_contrast(z, ~own, own, 0.1).item() > 0
+    assert category_contrast(z[:0], alone[:0], own[:0, :0], 0.1).item() == 0
+    assert category_contrast(z, alike, own, 0.1).item() > 0
 
 
 def test_gradients_reach_both_inputs_and_the_scale() -> None:
@@ -101,7 +103,7 @@ def test_gradients_reach_both_inputs_and_the_scale() -> None:
     assert scale.grad is not None
     assert scale.grad.abs() > 0
     z = unit(rng, 6).requires_grad_()
-    category = torch.tensor([0, 0, 1, 1, 2, 2])
-    category_contrast(z, category[:, None] == category, torch.eye(6, dtype=torch.bool), 0.1).backward()  # type: ignore[no-untyped-call]
+    levels = torch.tensor([[0], [0], [1], [1], [2], [2]])
+    category_contrast(z, levels, torch.eye(6, dtype=torch.bool), 0.1).backward()  # type: ignore[no-untyped-call]
     assert z.grad is not None
     assert (z.grad.abs().sum(1) > 0).all()
