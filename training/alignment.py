@@ -3,8 +3,8 @@
     S      = mean (x_view - x_i)(x_view - x_i)^T, the scatter within listings (and within groups of one product)
     A      = (S / mean eigenvalue + lambda I)^(-1/2)          lambda: how much of the starting space is kept
     own    : P = principal directions of unit(A x), times A    closed form, nothing to overfit
-    towers : two-layer networks on A x (folded into their first layer at the end), by InfoNCE between the words and the
-             picture of a listing, and by supervised contrast of the categories between words, picture and both
+    towers : two-layer networks on x, by InfoNCE between the words and the picture of a listing, and by supervised
+             contrast of the categories over words, picture and both
 
 The own subspaces keep what the starting weights knew (A is linear and close to the identity where views say nothing),
 so a small catalogue cannot make the vector forget; the towers learn freely, in dimensions of their own.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +31,10 @@ from training.pooled import Pooled, embed
 
 TITLE_WEIGHT = 0.6  # the title's share of the words' cosine
 GROUP_SHARE = 0.5  # of the scatter, where listings of one product are known
-TOWER_SHRINKAGE = 3.0  # lambda of what the towers read
 TEMPERATURE = 0.1  # of the contrast of categories
-MAX_SCALE = 30.0  # of InfoNCE's cosines
+MAX_SCALE = 50.0  # of InfoNCE's cosines
+CATEGORY_WEIGHT = 0.3  # of the contrast of categories, beside InfoNCE
+UNCHANGED = 0.5  # of the listings of a step are seen as they are
 VALIDATE_EVERY = 20  # steps
 
 
@@ -131,28 +131,19 @@ class Fit:
         head.title_weight.fill_(TITLE_WEIGHT)
         head.words.mean.copy_(self.words.mean)
         if self.towers is not None:
-            rotation = self.shared_rotation()
-            for part, inputs, tower in zip((head.words, head.picture), self.parts, self.towers, strict=True):
-                fold_tower(part, inputs, tower, rotation, in_shared)
+            for part, tower in zip((head.words, head.picture), self.towers, strict=True):
+                copy_tower(part, tower, in_shared)
         shared = settings.shared_weight if self.towers is not None else 0.0
         shares = [(1 - shared) * (1 - settings.picture_weight), (1 - shared) * settings.picture_weight, shared]
         head.weights.copy_(torch.tensor(shares).sqrt())
-        head.order_dimensions(self.strength(head))
+        head.rotate(self.principal_axes(head))
         return head
 
-    def strength(self, head: VectorHead) -> Tensor:
-        """(V,): the mean square of each dimension over the listings by all that they have."""
-        return torch.from_numpy(embed(head, self.pooled, "both", 0)).square().mean(0)
-
-    def shared_rotation(self) -> Tensor:
-        """(S, S): turns the towers' outputs so that the strongest dimensions come first."""
-        assert self.towers is not None
-        outputs = [
-            F.normalize(tower(part.whitened(part.x[torch.from_numpy(part.present), 0])), dim=-1)
-            for tower, part in zip(self.towers, self.parts, strict=True)
-        ]
-        x = torch.cat(outputs).double()
-        return torch.linalg.eigh(x.T @ x).eigenvectors.T.flip(0).float()
+    def principal_axes(self, head: VectorHead) -> Tensor:
+        """(V, V): the axes along which the listings' vectors, by all that they have, differ most, the first most."""
+        e = torch.from_numpy(embed(head, self.pooled, "both", 0)).double()
+        e = e - e.mean(0)
+        return torch.linalg.eigh(e.T @ e).eigenvectors.T.flip(0).float()
 
 
 def start_mean(part: Part) -> Tensor:
@@ -177,17 +168,6 @@ class Inputs:
         spread = self.spread.clamp(min=0)
         scale = (spread / spread.mean().clamp(min=1e-12) + shrinkage).rsqrt() * shrinkage**0.5
         return ((self.axes * scale) @ self.axes.T).float()
-
-    @cached_property
-    def for_towers(self) -> Tensor:
-        """A (F, F) in the scale that makes A x of unit norm on average."""
-        A = self.whitening(TOWER_SHRINKAGE)
-        norms = (self.x[torch.from_numpy(self.present), 0] @ A).norm(dim=-1)
-        return A / norms.mean() if len(norms) else A
-
-    def whitened(self, x: Tensor) -> Tensor:
-        """(N, F) -> (N, F), as the towers read it."""
-        return x @ self.for_towers
 
     def directions(self, shrinkage: float | None) -> Tensor:
         """(k, F): rows of P, the strongest first."""
@@ -236,13 +216,13 @@ def make_tower(width: int, width_out: int, dropout: float) -> nn.Sequential:
     )
 
 
-def fold_tower(part: Part, inputs: Inputs, tower: nn.Module, rotation: Tensor, dimensions: Tensor) -> None:
-    """Puts a tower that reads A x into a head that reads x; its outputs go to `dimensions` of the vector."""
+def copy_tower(part: Part, tower: nn.Module, dimensions: Tensor) -> None:
+    """Puts a tower into a head; its outputs go to `dimensions` of the vector."""
     (first, last), (into, out) = linear_layers(tower), linear_layers(part.tower)
-    into.weight.copy_(first.weight @ inputs.for_towers)
+    into.weight.copy_(first.weight)
     into.bias.copy_(first.bias)
-    out.weight[dimensions] = rotation @ last.weight
-    out.bias[dimensions] = rotation @ last.bias
+    out.weight[dimensions] = last.weight
+    out.bias[dimensions] = last.bias
 
 
 def linear_layers(tower: nn.Module) -> list[nn.Linear]:
@@ -256,7 +236,6 @@ class TowerTrainer:
     def __init__(self, towers: nn.ModuleList, fit: Fit, options: AlignOptions, seed: int) -> None:
         self.towers, self.fit, self.options = towers, fit, options
         self.rng = np.random.default_rng([seed, 1])
-        self.inputs: dict[tuple[int, int], Tensor] = {}
         self.log_scale = nn.Parameter(torch.tensor(3.0))
         self.optimiser = torch.optim.AdamW(
             [*towers.parameters(), self.log_scale], lr=options.lr, weight_decay=options.weight_decay
@@ -301,8 +280,8 @@ class TowerTrainer:
         self.towers.eval()
         rows = np.flatnonzero(held_out.words.present & held_out.picture.present)
         w, p = (
-            F.normalize(tower(self.read(held_out, i)[torch.from_numpy(rows), 0]), dim=-1).numpy()
-            for i, tower in enumerate(self.towers)
+            F.normalize(tower(part.x[torch.from_numpy(rows), 0]), dim=-1).numpy()
+            for tower, part in zip(self.towers, held_out.parts, strict=True)
         )
         products = held_out.labels.products[rows].astype(str).tolist()
         ranks = [same_product(*pair, query_products=products, base_products=products) for pair in ((w, p), (p, w))]
@@ -311,9 +290,7 @@ class TowerTrainer:
     def loss(self, rows: npt.NDArray[np.int64]) -> Tensor:
         """InfoNCE across modalities, and the contrast of categories over words, picture and both."""
         fit, taken = self.fit, torch.from_numpy(rows)
-        words, picture = (
-            self.read(fit, i)[taken, self.rng.integers(part.x.shape[1])] for i, part in enumerate(fit.parts)
-        )
+        words, picture = (part.x[taken, self.draw_views(len(rows))] for part in fit.parts)
         has_words, has_picture = (part.present[rows] for part in fit.parts)
         w, p = (F.normalize(tower(x), dim=-1) for tower, x in zip(self.towers, (words, picture), strict=True))
         paired = np.flatnonzero(has_words & has_picture)
@@ -323,20 +300,17 @@ class TowerTrainer:
             scale = self.log_scale.exp().clamp(max=MAX_SCALE)
             loss = info_nce(w[both], p[both], scale, self.indistinct(fit, rows[paired]))
         if labels.levels.shape[1]:
-            alone = [np.flatnonzero(has_words), np.flatnonzero(has_picture)]
-            z = torch.cat([w[alone[0]], p[alone[1]], F.normalize(w + p, dim=-1)[both]])
-            of = torch.from_numpy(np.concatenate([*alone, paired]))
-            same_listing = of[:, None] == of
+            parts = [np.flatnonzero(has)[::2] for has in (has_words, has_picture, has_words & has_picture)]
+            z = torch.cat([x[some] for x, some in zip((w, p, F.normalize(w + p, dim=-1)), parts, strict=True)])
+            of = torch.from_numpy(np.concatenate(parts))
             levels = torch.from_numpy(labels.levels)[of]
-            loss = loss + category_contrast(z, levels, same_listing, TEMPERATURE)
+            loss = loss + CATEGORY_WEIGHT * category_contrast(z, levels, of[:, None] == of, TEMPERATURE)
         return loss
 
-    def read(self, fit: Fit, part: int) -> Tensor:
-        """(N, 1 + K, F): what a tower reads of a fit's listings, multiplied once."""
-        key = (id(fit), part)
-        if key not in self.inputs:
-            self.inputs[key] = self.fit.parts[part].whitened(fit.parts[part].x)
-        return self.inputs[key]
+    def draw_views(self, count: int) -> Tensor:
+        """(count,): which view of each listing the step sees, often the listing itself."""
+        views = self.rng.integers(self.fit.words.x.shape[1], size=count)
+        return torch.from_numpy(views * (self.rng.random(count) >= UNCHANGED))
 
     @staticmethod
     def indistinct(fit: Fit, rows: npt.NDArray[np.int64]) -> Tensor:

@@ -164,7 +164,7 @@ class AlignOptions:
     views: int | None = None
     pictures: int = 30_000
     max_listings: int = 10_000
-    steps: int = 400
+    steps: int = 600
     batch_size: int = 512
     lr: float = 1e-3
     weight_decay: float = 0.05

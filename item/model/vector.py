@@ -7,7 +7,8 @@
 Three orthogonal subspaces: what the words say by themselves, what the picture shows by itself, and what both have in
 common. Words and pictures meet only in the last one, so that their cosine across modalities is the towers' own, while
 listings that have both are compared in all three. The dimensions are dealt in turn, the strongest of each first, so
-that every prefix is such a vector too (Matryoshka); alignment then sorts them by what they carry.
+that every prefix is such a vector too (Matryoshka). Alignment turns e at the end, so that the first dimensions carry
+the most of all three.
 
 Masked objectives say nothing about distances, so the head is fitted after them. `fit` makes the starting point,
 without labels: with starting weights it is late fusion of them (P keeps inner products), from scratch whitened late
@@ -122,12 +123,11 @@ class VectorHead(nn.Module):
         return in_shared
 
     @torch.no_grad()
-    def order_dimensions(self, strength: Tensor) -> None:
-        """Puts the dimensions of the highest strength (V,) first, so that a prefix keeps as much as it can."""
-        order = strength.argsort(descending=True, stable=True)
+    def rotate(self, rotation: Tensor) -> None:
+        """e becomes R e, with R (V, V) orthogonal: every cosine stays, prefixes change."""
         for name, parameter in self.named_parameters():
             if name.endswith(("projection", "tower.2.weight", "tower.2.bias")):  # rows are dimensions
-                parameter.copy_(parameter[order])
+                parameter.copy_(rotation @ parameter)
 
 
 def join_fields(means: Tensor, title_weight: Tensor | float) -> Tensor:
