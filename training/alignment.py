@@ -33,7 +33,6 @@ TITLE_WEIGHT = 0.6  # the title's share of the words' cosine
 GROUP_SHARE = 0.5  # of the scatter, where listings of one product are known
 TEMPERATURE = 0.1  # of the contrast of categories
 MAX_SCALE = 50.0  # of InfoNCE's cosines
-CATEGORY_WEIGHT = 0.3  # of the contrast of categories, beside InfoNCE
 UNCHANGED = 0.5  # of the listings of a step are seen as they are
 VALIDATE_EVERY = 20  # steps
 
@@ -304,7 +303,7 @@ class TowerTrainer:
             z = torch.cat([x[some] for x, some in zip((w, p, F.normalize(w + p, dim=-1)), parts, strict=True)])
             of = torch.from_numpy(np.concatenate(parts))
             levels = torch.from_numpy(labels.levels)[of]
-            loss = loss + CATEGORY_WEIGHT * category_contrast(z, levels, of[:, None] == of, TEMPERATURE)
+            loss = loss + category_contrast(z, levels, of[:, None] == of, TEMPERATURE)
         return loss
 
     def draw_views(self, count: int) -> Tensor:
