@@ -161,6 +161,7 @@ class Inputs:
         self.x = F.normalize(x - mean, dim=-1) * torch.from_numpy(present)[:, None, None]
         scatter = within_scatter(self.x[torch.from_numpy(present)], labels.products[present])
         self.spread, self.axes = torch.linalg.eigh(scatter)
+        self.known: dict[float | None, Tensor] = {}  # directions: the choice of settings asks for the same ones again
 
     def whitening(self, shrinkage: float) -> Tensor:
         """A (F, F) float32, symmetric, at most 1."""
@@ -170,11 +171,11 @@ class Inputs:
 
     def directions(self, shrinkage: float | None) -> Tensor:
         """(k, F): rows of P, the strongest first."""
-        x = self.x[torch.from_numpy(self.present)].flatten(0, 1)
-        if shrinkage is None:
-            return components(x)
-        A = self.whitening(shrinkage)
-        return components(F.normalize(x @ A, dim=-1)) @ A
+        if shrinkage not in self.known:
+            x = self.x[torch.from_numpy(self.present)].flatten(0, 1)
+            A = None if shrinkage is None else self.whitening(shrinkage)
+            self.known[shrinkage] = components(x) if A is None else components(F.normalize(x @ A, dim=-1)) @ A
+        return self.known[shrinkage]
 
 
 def within_scatter(x: Tensor, products: npt.NDArray[np.int64]) -> Tensor:
