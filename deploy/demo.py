@@ -35,7 +35,7 @@ MARKER_TEXT = "Made by `python -m deploy.demo`, which makes this folder anew: ke
 NEXT = """
 Your own catalogue: a Parquet, JSONL or CSV file with product_id, title, description, image, category (README.md)
   python -m training.check    --catalog CATALOG
-  python -m training.pretrain --config training/configs/small.yaml --catalog CATALOG --output MODEL
+  python -m training.align    --config training/configs/small.yaml --catalog CATALOG --output MODEL
   python -m index.build       --model MODEL --catalog CATALOG --index INDEX
   python -m deploy.server     --model MODEL --index INDEX"""
 SERVER_READY_S = 120.0
