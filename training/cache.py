@@ -40,6 +40,8 @@ def fill_arrays(
     progress = Progress(name, num_rows, unit, initial=done)
     for start in range(done, num_rows, chunk):
         rows = range(start, min(start + chunk, num_rows))
+        for array in arrays.values():
+            array[rows.start : rows.stop] = 0  # an interrupted run may have left something
         fill(rows, arrays)
         for array in arrays.values():
             array.flush()
