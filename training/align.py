@@ -157,20 +157,28 @@ def align(arguments: argparse.Namespace) -> None:
             config.start.picture_weight,
             whiten=config.start.words is None,
         )
-    save(model, preprocessor, output / "run" / "start", config, len(listings))
+    save(model, preprocessor, output / "run" / "start", config, "the starting point of an alignment")
     aligned = align_head(model.vector, pooled, listings, asked, options, seed)
     model.vector = aligned.head
-    save(model, preprocessor, output, config, len(listings))
+    trained = f"the vector on {num_views} views of {len(listings)} listings; {aligned.verdict.why}"
+    save(model, preprocessor, output, config, trained, "aligned" if aligned.verdict.better else None)
     outcome = {"views": num_views, "listings": len(listings), "settings": aligned.settings, **aligned.verdict.as_dict()}
     (output / "run" / "guard.json").write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
     kept = "aligned" if aligned.verdict.better else "the starting point is kept"
     print(f"{output}: {kept}: {aligned.verdict.why}")
 
 
-def save(model: ITEm, preprocessor: Preprocessor, folder: Path, config: PretrainConfig, num_listings: int) -> None:
-    """Writes a model folder."""
+def save(
+    model: ITEm,
+    preprocessor: Preprocessor,
+    folder: Path,
+    config: PretrainConfig,
+    trained: str,
+    vector: str | None = None,
+) -> None:
+    """Writes a model folder; `trained` and `vector` are what its card says."""
     preprocessor.save_pretrained(folder)
-    write_card(folder, model.config, config, 0, num_listings)
+    write_card(folder, model.config, config, trained, vector)
     model.save_pretrained(folder)
 
 

@@ -22,8 +22,7 @@ One vector of {vector_width} dimensions for a listing's words, its picture, or b
 | picture | {picture_size} px, padded to a square, {stem} |
 | vector | {vector_width} dimensions, {vector} |
 | started from | words: {words}; picture: {stem_weights} |
-| trained | {num_steps} steps of {batch_size} listings, {num_listings} listings in the training split |
-| objectives | {objectives} |
+| trained | {trained} |
 
 ```
 python -m index.build   --model . --catalog CATALOGUE --index INDEX
@@ -34,21 +33,23 @@ How well it searches and classifies on your catalogue: `python -m training.evalu
 """
 
 
-def write_card(folder: Path, model: ItemConfig, config: PretrainConfig, num_steps: int, num_listings: int) -> None:
-    """Writes README.md into a model folder. Starting weights are named without their paths."""
-    objectives = {name: getattr(config.objectives, name) for name in ("itm", "mlm", "mim", "gmlm", "gmim")}
+def write_card(
+    folder: Path, model: ItemConfig, config: PretrainConfig, trained: str, vector: str | None = None
+) -> None:
+    """Writes README.md into a model folder. Starting weights are named without their paths.
+
+    trained: on what and how, in words. vector: what the vector is; None: the starting point.
+    """
+    start = "late fusion of the starting weights" if config.start.words else "whitened late fusion"
     scratch = "from scratch"
     text = CARD.format(
         **{name: getattr(model, name) for name in ("vector_width", "num_layers", "width", "num_heads", "attention")},
         **{name: getattr(model, name) for name in ("vocab_size", "max_words", "picture_size")},
         stem=f"stem {model.stem} ({model.stem_part})" if model.stem else f"patches of {model.patch_size} px",
-        vector="late fusion of the starting weights" if config.start.words else "whitened late fusion",
+        vector=vector or start,
         words=Path(config.start.words).name if config.start.words else scratch,
         stem_weights=Path(config.start.stem_weights).name if model.stem and config.start.stem_weights else scratch,
-        num_steps=num_steps,
-        num_listings=num_listings,
-        batch_size=config.run.batch_size,
-        objectives=", ".join(f"{name.upper()} {weight:g}" for name, weight in objectives.items() if weight),
+        trained=trained,
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +223,11 @@ def save_model(made_ready: Run, output: Path) -> None:
     print("fitting the vector", file=sys.stderr)
     fit_vector(model, made_ready.train.whole_batches(FIT_ROWS), start.picture_weight, whiten=start.words is None)
     made_ready.preprocessor.save_pretrained(output)
-    write_card(output, model.config, made_ready.config, made_ready.num_steps, len(made_ready.train))
+    config, weights = made_ready.config, asdict(made_ready.config.objectives)
+    objectives = ", ".join(f"{name.upper()} {weight:g}" for name, weight in weights.items() if weight)
+    steps = f"{made_ready.num_steps} steps of {config.run.batch_size} listings"
+    trained = f"{steps}, {len(made_ready.train)} listings in the training split; {objectives}"
+    write_card(output, model.config, config, trained)
     model.save_pretrained(output)
 
 

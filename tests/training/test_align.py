@@ -85,7 +85,9 @@ def test_the_result_serves(aligned: Path, listings: list[Listing]) -> None:
         assert engine.vector_width == 48
         vectors = engine.encode_prepared([engine.preprocessor(listing) for listing in listings[:5]])
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-        assert (folder / "README.md").is_file()
+        card = (folder / "README.md").read_text()
+        assert ("| trained | the starting point" in card) == (folder != aligned)
+        assert ("views of" in card) == (folder == aligned)
     assert (aligned / "run" / "config.yaml").is_file()
     assert (aligned / "run" / "refused.jsonl").read_text() == ""
 
