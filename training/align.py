@@ -7,7 +7,8 @@
 The first form starts from the starting weights, the second from a model folder of `training.pretrain`. Views of each
 listing are drawn and passed through the frozen encoder once (this takes most of the time, and goes on where it was
 when it is interrupted), the vector head is fitted on them (`training/alignment.py`), its settings are chosen on
-listings that are held out by product, and a guard keeps the starting point where the result is not better there.
+listings that are held out by product (val, or in a small catalogue each quarter of train and val in turn), and a guard
+keeps the starting point where the result is not better there.
 Needs no labels; categories and groups are used where the catalogue has them (align.categories=false, align.groups=false
 leave them out). OUTPUT/run holds the resolved configuration, the views, guard.json and refused.jsonl.
 """
@@ -18,31 +19,34 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from item.catalog.listing import Listing
 from item.catalog.reader import read_catalog, write_refused
-from item.catalog.splits import assign_splits
 from item.engine.torch_engine import choose_device
 from item.errors import CatalogError, ConfigError, ItemError, ModelError
 from item.model.encoder import ITEm
 from item.model.vector import VectorHead
 from item.preprocessing.preprocessor import Preprocessor
-from training.alignment import Fit, number_labels
+from training.alignment import Fit, Unseen
 from training.card import write_card
 from training.config import AlignOptions, PretrainConfig, load_config
-from training.guard import HeldOut, Verdict, choose_settings, judge
+from training.guard import HeldOut, Verdict, choose_settings, judge, sit_all
+from training.labels import number_labels
 from training.order import permutation
 from training.pooled import Pooled, pool_listings
 from training.pretrain import claim_folder, read_split
 from training.start import load_start, make_model, make_preprocessor
 
-FEW = 100  # held-out listings; where val has fewer, a quarter of the training products is held out with it
-HELD_OUT_SHARE = 0.25
+FEW = 500  # listings; where val has fewer, train and val are held out in folds
+NUM_FOLDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +63,30 @@ def product_of(listing: Listing) -> str:
     return listing.group_id or listing.product_id
 
 
-def hold_out(train: Sequence[Listing], val: Sequence[Listing]) -> list[Listing]:
-    """The training listings that are held out beside val: none where val has enough."""
+def hold_out(train: Sequence[Listing], val: Sequence[Listing]) -> list[npt.NDArray[np.intp]]:
+    """Rows, of train and then val, that are held out: val where it has enough, else one fold after the other."""
     if len(val) >= FEW:
-        return []
-    shares = {"known": 1 - HELD_OUT_SHARE, "held out": HELD_OUT_SHARE}
-    return [one for one in assign_splits(train, shares=shares) if one.split == "held out"]
+        return [np.arange(len(train), len(train) + len(val))]
+    family = families([*train, *val])
+    folds = [list[int]() for _ in range(NUM_FOLDS)]
+    for rows in sorted((np.flatnonzero(family == one) for one in range(family.max() + 1)), key=len, reverse=True):
+        min(folds, key=len).extend(rows.tolist())
+    return [np.array(sorted(rows)) for rows in folds if 0 < len(rows) < len(family)]
+
+
+def families(listings: Sequence[Listing]) -> npt.NDArray[np.int64]:
+    """(N,): a number for each listing; it is the same where two are of one product or share their title or description,
+    or others link them so: what is known of one would answer what is asked about the other."""
+    N, number = len(listings), dict[object, int]()
+    links = [
+        (row, N + number.setdefault((kind, value), len(number)))
+        for row, one in enumerate(listings)
+        for kind, value in (("product", product_of(one)), ("title", one.title), ("description", one.description))
+        if value
+    ]
+    size = N + len(number)
+    graph = coo_array((np.ones(len(links)), tuple(zip(*links, strict=True))), shape=(size, size))
+    return np.unique(connected_components(graph, directed=False)[1][:N], return_inverse=True)[1]
 
 
 def align_head(
@@ -75,36 +97,44 @@ def align_head(
     options: AlignOptions,
     seed: int,
 ) -> Aligned:
-    """Fits, chooses, judges, and fits again on all training listings.
+    """Fits without the held-out listings, chooses, judges; then fits on all training listings where it has not yet.
 
     Args:
         start: the head at its starting point.
         pooled: of the listings of train, then of val.
     """
     listings = [*train, *val]
-    apart = {listing.product_id for listing in hold_out(train, val)}
-    known = np.array([row for row, one in enumerate(train) if one.product_id not in apart], dtype=np.intp)
-    asked = np.setdiff1d(np.arange(len(listings)), known)
-    labels = number_labels([one.category for one in listings], [product_of(one) for one in listings], options)
-    order = np.concatenate([known, asked])
-    exam = HeldOut(
-        pooled=pooled[order],
-        num_known=len(known),
-        products=[product_of(listings[row]) for row in order],
-        categories=[listings[row].category for row in order],
-    )
-    fit = Fit(start, pooled[known], labels[known])
-    fit.train_towers(options, seed, held_out=Fit(start, pooled[asked], labels[asked]) if len(asked) > 1 else None)
-    settings, after = choose_settings(fit, exam)
-    verdict = judge(exam.sit(start), after, [exam.products[row] for row in range(len(known), len(order))])
+    products, categories = [product_of(one) for one in listings], [one.category for one in listings]
+
+    def fit_on(rows: npt.NDArray[np.intp], held_out: Unseen | None, steps: int = 0) -> Fit:
+        labels = number_labels([categories[row] for row in rows], [products[row] for row in rows], options)
+        fit = Fit(start, pooled[rows], labels)
+        fit.learn(options, seed, held_out, steps)
+        return fit
+
+    numbers = np.unique(products, return_inverse=True)[1]
+    fits, exams, asked_about = list[Fit](), list[HeldOut](), list[str]()
+    for asked in hold_out(train, val):
+        known = np.setdiff1d(np.arange(len(listings)), asked)
+        fits.append(fit_on(known, Unseen(pooled[asked], numbers[asked])))
+        order = np.concatenate([known, asked])
+        exams.append(
+            HeldOut(
+                pooled=pooled[order],
+                num_known=len(known),
+                products=[products[row] for row in order],
+                categories=[categories[row] for row in order],
+            )
+        )
+        asked_about += [products[row] for row in asked]
+    settings, after = choose_settings(fits, exams)
+    verdict = judge(sit_all([start] * len(exams), exams), after, asked_about)
     if not verdict.better:
         return Aligned(head=start, verdict=verdict, settings=asdict(settings))
-    if len(known) < len(train):
-        rows = np.arange(len(train))
-        whole = Fit(start, pooled[rows], labels[rows])
-        whole.train_towers(options, seed, steps=fit.num_steps)
-        fit = whole
-    return Aligned(head=fit.head(settings), verdict=verdict, settings=asdict(settings))
+    fit = fits[0]
+    if len(fits) > 1:
+        fit = fit_on(np.arange(len(train)), None, round(float(np.mean([fold.num_steps for fold in fits]))))
+    return Aligned(head=fit.turn(fit.head(settings)), verdict=verdict, settings=asdict(settings))
 
 
 def load_beginning(arguments: argparse.Namespace) -> tuple[PretrainConfig, ITEm | None, Preprocessor | None]:
@@ -160,6 +190,7 @@ def align(arguments: argparse.Namespace) -> None:
     save(model, preprocessor, output / "run" / "start", config, "the starting point of an alignment")
     aligned = align_head(model.vector, pooled, listings, asked, options, seed)
     model.vector = aligned.head
+    model.config = replace(model.config, category_levels=aligned.head.category_levels)
     trained = f"the vector on {num_views} views of {len(listings)} listings; {aligned.verdict.why}"
     save(model, preprocessor, output, config, trained, "aligned" if aligned.verdict.better else None)
     outcome = {"views": num_views, "listings": len(listings), "settings": aligned.settings, **aligned.verdict.as_dict()}

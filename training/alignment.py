@@ -2,19 +2,20 @@
 
     S      = mean (x_view - x_i)(x_view - x_i)^T, the scatter within listings (and within groups of one product)
     A      = (S / mean eigenvalue + lambda I)^(-1/2)          lambda: how much of the starting space is kept
-    own    : P = principal directions of unit(A x), times A    closed form, nothing to overfit
-    towers : two-layer networks on x, by InfoNCE between the words and the picture of a listing, and by supervised
-             contrast of the categories over words, picture and both
+    own        : P = principal directions of unit(A x), times A    closed form, nothing to overfit
+    towers     : two-layer networks on x, by InfoNCE between the words and the picture of a listing
+    categories : multinomial regressions on x (training/categories.py), softened; R: principal directions of the roots
 
 The own subspaces keep what the starting weights knew (A is linear and close to the identity where views say nothing),
-so a small catalogue cannot make the vector forget; the towers learn freely, in dimensions of their own.
+so a small catalogue cannot make the vector forget; what is learned freely has dimensions of its own.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,18 +24,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from item.evaluation.retrieval import same_product
-from item.model.contrast import category_contrast, info_nce
-from item.model.vector import TOWER_WIDTH, Part, VectorHead, components, deal, join_fields
+from item.model.contrast import info_nce
+from item.model.vector import TOWER_WIDTH, Part, VectorHead, components, deal, join_fields, root_shares
 from item.progress import Progress
+from training.categories import CategoryWeights, fit_categories
 from training.config import AlignOptions
+from training.labels import Labels
 from training.pooled import Pooled, embed
 
 TITLE_WEIGHT = 0.6  # the title's share of the words' cosine
 GROUP_SHARE = 0.5  # of the scatter, where listings of one product are known
-TEMPERATURE = 0.1  # of the contrast of categories
-MAX_SCALE = 50.0  # of InfoNCE's cosines
+SOFTENING = 2.0  # of the categories' logits: those of listings that were learned from are too sure
+CATEGORY_WIDTH = 64  # dimensions of the categories, at most
+SCALE = 20.0  # of InfoNCE's cosines; a larger one draws them together, and the categories drown them
 UNCHANGED = 0.5  # of the listings of a step are seen as they are
 VALIDATE_EVERY = 20  # steps
+PATIENCE = 200  # steps without a better one, then training ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,53 +47,27 @@ class HeadSettings:
     """How much is changed of the starting point.
 
     words, picture: lambda of either own subspace; None leaves its directions as they started.
-    picture_weight: the picture's share of the own subspaces' cosine. shared_weight: the shared subspace's share of the
-    whole cosine of two listings that have both.
+    picture_weight: the picture's share of the own subspaces' cosine. shared_weight, category_weight: the shares of the
+    towers and of the categories in the whole cosine of two listings that have both.
     """
 
     words: float | None = 3.0
     picture: float | None = 3.0
     picture_weight: float = 0.5
     shared_weight: float = 0.2
+    category_weight: float = 0.2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """What the catalogue says of N listings: categories from the widest level, and the product of each, as numbers.
+class Unseen(NamedTuple):
+    """M listings that are not learned from, and the number of each one's product, (M,)."""
 
-    levels: (N, L) int64, at each level the path down to it; rows without such a level have numbers of their own.
-    products: (N,) int64. grouped: whether some listings share a product.
-    """
-
-    levels: npt.NDArray[np.int64]
+    pooled: Pooled
     products: npt.NDArray[np.int64]
 
     @property
-    def grouped(self) -> bool:
-        return len(np.unique(self.products)) < len(self.products)
-
-    def __getitem__(self, rows: npt.NDArray[np.intp]) -> Labels:
-        return Labels(levels=self.levels[rows], products=self.products[rows])
-
-
-def number_labels(categories: Sequence[tuple[str, ...]], products: Sequence[str], options: AlignOptions) -> Labels:
-    """Labels of N listings; what the options leave out is numbered as if each listing were alone."""
-    own = [("", str(row)) for row in range(len(products))]
-    depth = max(map(len, categories), default=0) if options.categories else 0
-    levels = [
-        [path[: level + 1] if len(path) > level else own[row] for row, path in enumerate(categories)]
-        for level in range(depth)
-    ]
-    columns = [_numbers(level) for level in levels]
-    return Labels(
-        levels=np.stack(columns, axis=1) if columns else np.zeros((len(products), 0), np.int64),
-        products=_numbers(list(products) if options.groups else [name for _, name in own]),
-    )
-
-
-def _numbers(names: Sequence[object]) -> npt.NDArray[np.int64]:
-    first: dict[object, int] = {}
-    return np.array([first.setdefault(name, len(first)) for name in names], dtype=np.int64)
+    def rows(self) -> npt.NDArray[np.intp]:
+        """Of the listings that have words and a picture."""
+        return np.flatnonzero(self.pooled.has_words & self.pooled.has_picture)
 
 
 class Fit:
@@ -96,14 +75,22 @@ class Fit:
 
     def __init__(self, start: VectorHead, pooled: Pooled, labels: Labels) -> None:
         self.start, self.pooled, self.labels = start, pooled, labels
-        self.words = Inputs(join_fields(pooled.words, TITLE_WEIGHT), start_mean(start.words), pooled.has_words, labels)
-        self.picture = Inputs(pooled.picture, start.picture.mean, pooled.has_picture, labels)
+        self.words = Inputs(join_fields(pooled.words, TITLE_WEIGHT), pooled.has_words, labels)
+        self.picture = Inputs(pooled.picture, pooled.has_picture, labels)
         self.towers: nn.ModuleList | None = None
+        self.categories: CategoryWeights | None = None
         self.num_steps = 0
 
-    def train_towers(self, options: AlignOptions, seed: int, held_out: Fit | None = None, steps: int = 0) -> None:
-        """Trains the towers and keeps the best step on held-out listings (None: the last of `steps`)."""
-        if (self.words.present & self.picture.present).sum() < 2 and not self.labels.levels.size:
+    def learn(self, options: AlignOptions, seed: int, held_out: Unseen | None = None, steps: int = 0) -> None:
+        """Categories and towers; keeps the towers' best step on held-out listings (None: the last of `steps`)."""
+        if self.labels.levels:
+            weights = fit_categories(self.words.x, self.picture.x, self.labels)
+            self.categories = CategoryWeights(*(tensor / SOFTENING for tensor in weights))
+        self.train_towers(options, seed, held_out, steps)
+
+    def train_towers(self, options: AlignOptions, seed: int, held_out: Unseen | None = None, steps: int = 0) -> None:
+        """Trains the towers, where at least two listings have words and a picture."""
+        if (self.words.present & self.picture.present).sum() < 2:
             return
         torch.manual_seed(seed)
         towers = nn.ModuleList(make_tower(part.x.shape[-1], self.shared_width, options.dropout) for part in self.parts)
@@ -115,26 +102,53 @@ class Fit:
     def parts(self) -> tuple[Inputs, Inputs]:
         return self.words, self.picture
 
+    @cached_property
+    def category_directions(self) -> Tensor:
+        """(k, C): rows of R, the strongest first: of what words, pictures and both say of the listings."""
+        if self.categories is None:
+            return torch.zeros(0, 0)
+        into_words, into_picture, bias = self.categories
+        words, picture = self.words.x[:, 0] @ into_words.T, self.picture.x[:, 0] @ into_picture.T
+        said = [
+            z[torch.from_numpy(has)] + bias for z, has in ((words, self.words.present), (picture, self.picture.present))
+        ]
+        roots = [root_shares(z, self.labels.levels) for z in (*said, words + picture + bias)]
+        return components(torch.cat(roots))[:CATEGORY_WIDTH]
+
     @property
     def shared_width(self) -> int:
         """How many dimensions of the vector the towers get."""
         width = len(self.start.words.projection)
-        return len(deal(width, width, width, width)[2])
+        return len(deal(width, width, width, width, min(CATEGORY_WIDTH, sum(self.labels.levels)))[2])
 
     @torch.no_grad()
     def head(self, settings: HeadSettings) -> VectorHead:
-        """A vector head in these settings, as `item.model.vector` describes it."""
+        """A vector head in these settings, as `item.model.vector` describes it; `turn` makes its prefixes good ones."""
         head = copy.deepcopy(self.start)
-        words, picture = self.words.directions(settings.words), self.picture.directions(settings.picture)
-        in_shared = head.set_projections(words, picture, self.shared_width if self.towers is not None else 0)
+        if self.categories is not None:
+            head.set_categories(self.labels.levels, *self.categories)
+        in_shared = head.set_projections(
+            self.words.directions(settings.words),
+            self.picture.directions(settings.picture),
+            self.shared_width if self.towers is not None else 0,
+            self.category_directions if self.categories is not None else None,
+        )
         head.title_weight.fill_(TITLE_WEIGHT)
-        head.words.mean.copy_(self.words.mean)
+        for part, inputs in zip((head.words, head.picture), self.parts, strict=True):
+            part.mean.copy_(inputs.mean)
         if self.towers is not None:
             for part, tower in zip((head.words, head.picture), self.towers, strict=True):
                 copy_tower(part, tower, in_shared)
         shared = settings.shared_weight if self.towers is not None else 0.0
-        shares = [(1 - shared) * (1 - settings.picture_weight), (1 - shared) * settings.picture_weight, shared]
+        category = settings.category_weight if self.categories is not None else 0.0
+        own = 1 - shared - category
+        shares = [own * (1 - settings.picture_weight), own * settings.picture_weight, shared, category]
         head.weights.copy_(torch.tensor(shares).sqrt())
+        return head
+
+    @torch.no_grad()
+    def turn(self, head: VectorHead) -> VectorHead:
+        """The same head turned so that its first dimensions carry the most."""
         head.rotate(self.principal_axes(head))
         return head
 
@@ -145,23 +159,23 @@ class Fit:
         return torch.linalg.eigh(e.T @ e).eigenvectors.T.flip(0).float()
 
 
-def start_mean(part: Part) -> Tensor:
-    """The words' mean of the starting point, whose title half (t = 0) is empty: joined fields start uncentred."""
-    return torch.zeros_like(part.mean)
-
-
 class Inputs:
     """One modality of N listings and their views, centred and of unit norm, and the scatter within listings.
 
     x: (N, 1 + K, F) float32; present: (N,) bool; rows of what is not there are zeros.
     """
 
-    def __init__(self, x: Tensor, mean: Tensor, present: npt.NDArray[np.bool_], labels: Labels) -> None:
-        self.mean, self.present = mean, present
-        self.x = F.normalize(x - mean, dim=-1) * torch.from_numpy(present)[:, None, None]
-        scatter = within_scatter(self.x[torch.from_numpy(present)], labels.products[present])
+    def __init__(self, x: Tensor, present: npt.NDArray[np.bool_], labels: Labels) -> None:
+        self.present, there = present, torch.from_numpy(present)
+        self.mean = x[there, 0].mean(0) if present.any() else torch.zeros(x.shape[-1])
+        self.x = self.centre(x) * there[:, None, None]
+        scatter = within_scatter(self.x[there], labels.products[present])
         self.spread, self.axes = torch.linalg.eigh(scatter)
         self.known: dict[float | None, Tensor] = {}  # directions: the choice of settings asks for the same ones again
+
+    def centre(self, x: Tensor) -> Tensor:
+        """(..., F) -> (..., F), of unit norm."""
+        return F.normalize(x - self.mean, dim=-1)
 
     def whitening(self, shrinkage: float) -> Tensor:
         """A (F, F) float32, symmetric, at most 1."""
@@ -236,14 +250,13 @@ class TowerTrainer:
     def __init__(self, towers: nn.ModuleList, fit: Fit, options: AlignOptions, seed: int) -> None:
         self.towers, self.fit, self.options = towers, fit, options
         self.rng = np.random.default_rng([seed, 1])
-        self.log_scale = nn.Parameter(torch.tensor(3.0))
-        self.optimiser = torch.optim.AdamW(
-            [*towers.parameters(), self.log_scale], lr=options.lr, weight_decay=options.weight_decay
-        )
+        self.optimiser = torch.optim.AdamW(towers.parameters(), lr=options.lr, weight_decay=options.weight_decay)
 
-    def run(self, held_out: Fit | None, steps: int) -> int:
+    def run(self, held_out: Unseen | None, steps: int) -> int:
         """Returns the number of steps after which the towers were best on held-out listings, and leaves them there."""
-        best, best_step, best_state = 0.0, steps, None
+        best, best_step, best_state = 0.0, 0, None
+        if held_out is not None and not len(held_out.rows):
+            held_out = None
         progress = Progress("towers", steps, "steps")
         for step in range(steps):
             for group in self.optimiser.param_groups:
@@ -258,54 +271,48 @@ class TowerTrainer:
                 value = self.validate(held_out)
                 if value > best:
                     best, best_step, best_state = value, step + 1, copy.deepcopy(self.towers.state_dict())
+                elif step + 1 - best_step >= PATIENCE:
+                    break
         progress.close()
-        if best_state is not None:
-            self.towers.load_state_dict(best_state)
+        if best_state is None:
+            return steps
+        self.towers.load_state_dict(best_state)
         return best_step
 
     def draw_rows(self) -> npt.NDArray[np.int64]:
         """Half of a batch at random, half hard negatives: other listings of the same categories."""
-        leaves, N = self.fit.labels.levels, len(self.fit.labels.products)
-        B = min(self.options.batch_size, N)
-        if B == N or not leaves.shape[1]:
-            return self.rng.permutation(N)[:B]
+        leaves = self.fit.labels.leaves
+        N, B = len(leaves), min(self.options.batch_size, len(leaves))
         chosen = self.rng.permutation(N)[: B // 2]
-        keys = self.rng.random(N) + np.isin(leaves[:, -1], self.rng.permutation(leaves[chosen, -1])[: B // 4])
+        keys = self.rng.random(N) + np.isin(leaves, self.rng.permutation(leaves[chosen])[: B // 4])
         keys[chosen] = -1
         return np.concatenate([chosen, np.argsort(-keys)[: B - len(chosen)]])
 
     @torch.no_grad()
-    def validate(self, held_out: Fit) -> float:
-        """How well held-out words find their picture and back: the mean reciprocal rank, 0 where nothing has both."""
+    def validate(self, held_out: Unseen) -> float:
+        """How well held-out words find their picture and back: the mean reciprocal rank."""
         self.towers.eval()
-        rows = np.flatnonzero(held_out.words.present & held_out.picture.present)
+        rows = torch.from_numpy(held_out.rows)
+        seen = join_fields(held_out.pooled.words[rows, 0], TITLE_WEIGHT), held_out.pooled.picture[rows, 0]
         w, p = (
-            F.normalize(tower(part.x[torch.from_numpy(rows), 0]), dim=-1).numpy()
-            for tower, part in zip(self.towers, held_out.parts, strict=True)
+            F.normalize(tower(part.centre(x)), dim=-1).numpy()
+            for tower, part, x in zip(self.towers, self.fit.parts, seen, strict=True)
         )
-        products = held_out.labels.products[rows].astype(str).tolist()
+        products = held_out.products[held_out.rows].astype(str).tolist()
         ranks = [same_product(*pair, query_products=products, base_products=products) for pair in ((w, p), (p, w))]
-        return float(np.mean([found.reciprocal_rank for found in ranks])) if len(rows) else 0.0
+        return float(np.mean([found.reciprocal_rank for found in ranks]))
 
     def loss(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """InfoNCE across modalities, and the contrast of categories over words, picture and both."""
-        fit, taken = self.fit, torch.from_numpy(rows)
-        words, picture = (part.x[taken, self.draw_views(len(rows))] for part in fit.parts)
-        has_words, has_picture = (part.present[rows] for part in fit.parts)
-        w, p = (F.normalize(tower(x), dim=-1) for tower, x in zip(self.towers, (words, picture), strict=True))
-        paired = np.flatnonzero(has_words & has_picture)
-        both, labels = torch.from_numpy(paired), fit.labels[rows]
-        loss = torch.zeros((), requires_grad=True)  # a batch may hold nothing to learn from
-        if len(paired) > 1:
-            scale = self.log_scale.exp().clamp(max=MAX_SCALE)
-            loss = info_nce(w[both], p[both], scale, self.indistinct(fit, rows[paired]))
-        if labels.levels.shape[1]:
-            parts = [np.flatnonzero(has)[::2] for has in (has_words, has_picture, has_words & has_picture)]
-            z = torch.cat([x[some] for x, some in zip((w, p, F.normalize(w + p, dim=-1)), parts, strict=True)])
-            of = torch.from_numpy(np.concatenate(parts))
-            levels = torch.from_numpy(labels.levels)[of]
-            loss = loss + category_contrast(z, levels, of[:, None] == of, TEMPERATURE)
-        return loss
+        """InfoNCE between the words and the pictures of those listings that have both."""
+        fit = self.fit
+        rows = rows[fit.words.present[rows] & fit.picture.present[rows]]
+        if len(rows) < 2:
+            return torch.zeros((), requires_grad=True)  # nothing to learn from
+        taken, views = torch.from_numpy(rows), self.draw_views(len(rows))
+        w, p = (
+            F.normalize(tower(part.x[taken, views]), dim=-1) for tower, part in zip(self.towers, fit.parts, strict=True)
+        )
+        return info_nce(w, p, SCALE, self.indistinct(fit, rows))
 
     def draw_views(self, count: int) -> Tensor:
         """(count,): which view of each listing the step sees, often the listing itself."""

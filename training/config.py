@@ -164,7 +164,7 @@ class AlignOptions:
     views: int | None = None
     pictures: int = 30_000
     max_listings: int = 10_000
-    steps: int = 600
+    steps: int = 1000
     batch_size: int = 512
     lr: float = 1e-3
     weight_decay: float = 0.05

@@ -2,7 +2,9 @@
 
 Queries are views of held-out listings: drawn as those of the training, but of products that the head has not seen.
 Measured by words, by picture and by both: the same product (reciprocal rank of the first right row among all listings;
-where the catalogue has groups, also of another listing of the product), and the leaf category by five neighbours.
+where the catalogue has groups, also of another listing of the product), and the leaf category by five neighbours;
+across modalities: the own picture to the words and back. Where few listings are held out, several folds of the
+catalogue are held out in turn, and what was fitted without each fold is asked about it.
 """
 
 from __future__ import annotations
@@ -26,13 +28,15 @@ Vectors = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
 
 QUERY_VIEWS = 2  # of each held-out listing
-IMPORTANCE: Mapping[Modality, float] = {"words": 0.25, "picture": 0.25, "both": 0.5}
+IMPORTANCE = {"by words": 0.2, "by picture": 0.2, "by both": 0.4, "across": 0.2}
 CHOICES: Mapping[str, Sequence[float | None]] = {
     "picture": (1.0, 3.0, 10.0, None),
     "words": (1.0, 3.0, 10.0, None),
     "picture_weight": (0.35, 0.5, 0.65),
     "shared_weight": (0.1, 0.2, 0.3, 0.4),
+    "category_weight": (0.0, 0.1, 0.2, 0.3, 0.4),
 }
+ROUNDS = 2  # through the choices, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +52,31 @@ class HeldOut:
     categories: Sequence[tuple[str, ...]]
 
     def sit(self, head: VectorHead) -> dict[str, Values]:
-        """Values of the single queries, for each task and modality as "task by modality"."""
+        """Values of the single queries, for each task as "task by modality" or "task across".
+
+        The M - num_known values of a task are in the order of the listings, nan where one is not asked.
+        """
         values: dict[str, Values] = {}
-        for modality in MODALITIES:
-            base = embed(head, self.pooled, modality, 0)
+        bases = {modality: embed(head, self.pooled, modality, 0) for modality in MODALITIES}
+        for modality, base in bases.items():
             asked = [row for row in range(self.num_known, len(base)) if base[row].any()]
             if asked:
                 answers = {**self.same_product(head, modality, base, asked), **self.leaf(base, asked)}
-                values |= {f"{task} by {modality}": found for task, found in answers.items()}
+                values |= {f"{task} by {modality}": self.spread(found, asked) for task, found in answers.items()}
+        pairs = np.flatnonzero(self.pooled.has_words & self.pooled.has_picture)
+        asked = [int(row) for row in pairs if row >= self.num_known]
+        if len(asked) > 1:
+            words, picture = bases["words"][asked], bases["picture"][asked]
+            products = [self.products[row] for row in asked]
+            for task, queries, base in (("words to picture", words, picture), ("picture to words", picture, words)):
+                found = same_product(queries, base, query_products=products, base_products=products)
+                values[f"{task} across"] = self.spread(found.reciprocal_rank, asked)
+        return values
+
+    def spread(self, found: Values, asked: Sequence[int]) -> Values:
+        """One value for each held-out listing, nan where it is none of those asked."""
+        values = np.full(len(self.pooled) - self.num_known, np.nan)
+        values[np.array(asked) - self.num_known] = found
         return values
 
     def same_product(
@@ -98,27 +119,44 @@ class HeldOut:
 def score(values: Mapping[str, Values]) -> float:
     """One number to choose by: the mean over the tasks of each modality, weighted by `IMPORTANCE`."""
     total = weight = 0.0
-    for modality, importance in IMPORTANCE.items():
-        means = [np.nanmean(found) for name, found in values.items() if name.endswith(f" by {modality}")]
+    for ending, importance in IMPORTANCE.items():
+        means = [np.nanmean(found) for name, found in values.items() if name.endswith(f" {ending}")]
         if means:
             total += importance * float(np.mean(means))
             weight += importance
     return total / weight if weight else 0.0
 
 
-def choose_settings(fit: Fit, exam: HeldOut) -> tuple[HeadSettings, dict[str, Values]]:
+def sit_all(heads: Sequence[VectorHead], exams: Sequence[HeldOut]) -> dict[str, Values]:
+    """The values of all exams, each sat by the head that did not see its listings, one exam after the other."""
+    sat = [exam.sit(head) for head, exam in zip(heads, exams, strict=True)]
+    lengths = [len(exam.pooled) - exam.num_known for exam in exams]
+    return {
+        name: np.concatenate([one.get(name, np.full(length, np.nan)) for one, length in zip(sat, lengths, strict=True)])
+        for name in dict.fromkeys(name for one in sat for name in one)
+    }
+
+
+def choose_settings(fits: Sequence[Fit], exams: Sequence[HeldOut]) -> tuple[HeadSettings, dict[str, Values]]:
     """The settings with the best score on held-out listings, one setting after the other; and the values there."""
-    settings = HeadSettings()
-    best = exam.sit(fit.head(settings))
-    for name, choices in CHOICES.items():
-        for choice in choices:
-            candidate = replace(settings, **{name: choice})  # type: ignore[arg-type]
-            if candidate == settings:
-                continue
-            values = exam.sit(fit.head(candidate))
-            if score(values) > score(best):
-                settings, best = candidate, values
-    return settings, best
+
+    def sit(settings: HeadSettings) -> dict[str, Values]:
+        return sit_all([fit.head(settings) for fit in fits], exams)
+
+    best = HeadSettings()
+    known = {best: sit(best)}
+    for _ in range(ROUNDS):
+        begun = best
+        for name, choices in CHOICES.items():
+            for choice in choices:
+                candidate = replace(best, **{name: choice})  # type: ignore[arg-type]
+                if candidate not in known:
+                    known[candidate] = sit(candidate)
+                if score(known[candidate]) > score(known[best]):
+                    best = candidate
+        if best == begun:
+            break
+    return best, known[best]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +181,8 @@ def judge(before: Mapping[str, Values], after: Mapping[str, Values], products: S
     """Keeps the aligned head where the score rises and no single task falls beyond its 95% interval."""
     differences = {}
     for name, values in after.items():
-        asked = ~(np.isnan(values) | np.isnan(before[name]))
-        whole = len(asked) == len(products)  # by one modality, listings without it are not asked
-        groups = [product for product, here in zip(products, asked, strict=True) if here] if whole else None
+        asked = np.flatnonzero(~(np.isnan(values) | np.isnan(before[name]))).tolist()
+        groups = [products[row] for row in asked]
         differences[name] = paired_interval(values[asked], before[name][asked], groups)
     was, now = score(before), score(after)
     worse = [name for name, interval in differences.items() if interval.high < 0]

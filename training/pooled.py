@@ -113,7 +113,8 @@ def cache_key(
     model: ITEm, preprocessor: Preprocessor, listings: Sequence[Listing], settings: tuple[object, ...]
 ) -> str:
     """A digest of everything that pooled states and features depend on: all of the model but its vector head."""
-    config = {name: value for name, value in asdict(model.config).items() if name != "vector_width"}
+    of_head = ("vector_width", "category_levels")
+    config = {name: value for name, value in asdict(model.config).items() if name not in of_head}
     digest = hashlib.sha256(repr((settings, preprocessor.digest(), config)).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith("vector."):

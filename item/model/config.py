@@ -13,7 +13,7 @@ from item.errors import ConfigError, ModelError
 StemPart = Literal["grid", "patch_embed"]
 AttentionKind = Literal["softmax", "clipped", "normalised_clipped"]
 CONFIG_FILE = "config.json"
-FORMAT = 2  # of the model folder; a folder of another format is refused
+FORMAT = 3  # of the model folder; a folder of another format is refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class ItemConfig:
     stem: the timm model that turns pixels into cells; None: patches of `patch_size` pixels, learned from scratch.
     stem_part: the timm model's feature grid, or only its own patch embedding.
     vector_width: V, dimensions of a listing's vector.
+    category_levels: how many categories the vector head knows at each level, the widest level first; (): none.
     attention: what the layers attend with (item.model.attention).
     """
 
@@ -43,6 +44,7 @@ class ItemConfig:
     stem_part: StemPart = "grid"
     patch_size: int = 16
     vector_width: int = 384
+    category_levels: tuple[int, ...] = ()
     attention: AttentionKind = "softmax"
     dropout: float = 0.1
     layer_norm_eps: float = 1e-12
@@ -52,6 +54,8 @@ class ItemConfig:
         for name in (*counts, "patch_size", "vector_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1")
+        if any(count < 1 for count in self.category_levels):
+            raise ConfigError(f"category_levels: {self.category_levels} must hold counts of at least 1")
         if self.width % self.num_heads:
             raise ConfigError(f"num_heads: {self.num_heads} must divide width {self.width}")
         if self.stem is None and self.picture_size % self.patch_size:

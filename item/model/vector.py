@@ -2,18 +2,20 @@
 
     x_w = [sqrt(t) unit(mean H_title) ; sqrt(1 - t) unit(mean H_words)]         x_p = pooled(stem)
     own(x) = unit(P unit(x - mu))              tower(x) = unit(W_2 gelu(W_1 unit(x - mu) + b_1) + b_2)
-    e = P_g g + a_w own(x_w) + a_p own(x_p) + a_s unit(tower(x_w) + tower(x_p))
+    z = C_w unit(x_w - mu) + C_p unit(x_p - mu) + b             category(z) = unit(R [sqrt(softmax(z_level))]_levels)
+    e = P_g g + a_w own(x_w) + a_p own(x_p) + a_s unit(tower(x_w) + tower(x_p)) + a_c category(z)
 
-Three orthogonal subspaces: what the words say by themselves, what the picture shows by itself, and what both have in
-common. Words and pictures meet only in the last one, so that their cosine across modalities is the towers' own, while
-listings that have both are compared in all three. The dimensions are dealt in turn, the strongest of each first, so
-that every prefix is such a vector too (Matryoshka). Alignment turns e at the end, so that the first dimensions carry
-the most of all three.
+Four orthogonal subspaces: what the words say by themselves, what the picture shows by itself, what both have in common,
+and the categories that they speak for. Words and pictures meet only in the last two, so that their cosine across
+modalities is the towers' and the categories' own, while listings that have both are compared in all four. Roots of
+probabilities are unit vectors, and their inner product is the Bhattacharyya coefficient: how alike two listings'
+categories are, doubts included. The dimensions are dealt in turn, the strongest of each first, so that every prefix is
+such a vector too (Matryoshka). Alignment turns e at the end, so that the first dimensions carry the most of all four.
 
 Masked objectives say nothing about distances, so the head is fitted after them. `fit` makes the starting point,
 without labels: with starting weights it is late fusion of them (P keeps inner products), from scratch whitened late
-fusion (the few directions that all listings share would drown the rest); t = 0, P_g = 0 and the towers are 0.
-`training.align` goes on from there. Before `fit`, e = g.
+fusion (the few directions that all listings share would drown the rest); t = 0, P_g = 0, the towers are 0 and there are
+no categories. `training.align` goes on from there. Before `fit`, e = g.
 """
 
 from __future__ import annotations
@@ -40,22 +42,24 @@ class PooledWords(NamedTuple):
 
 
 class Part(nn.Module):
-    """One modality's way into the vector: its own subspace, and its tower into the shared one."""
+    """One modality's way into the vector: its own subspace, its tower into the shared one, its say on categories."""
 
     mean: Tensor
 
-    def __init__(self, width: int, vector_width: int) -> None:
+    def __init__(self, width: int, vector_width: int, num_categories: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
         self.projection = nn.Parameter(torch.zeros(vector_width, width))
+        self.categories = nn.Parameter(torch.zeros(num_categories, width))
         self.tower = nn.Sequential(nn.Linear(width, TOWER_WIDTH), nn.GELU(), nn.Linear(TOWER_WIDTH, vector_width))
         for parameter in self.tower.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, F) -> own and shared share, (N, V) each, of unit norm, or 0 before they are fitted."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, F) -> own and shared share, (N, V) each, of unit norm, or 0 before they are fitted; (N, C) logits."""
         x = F.normalize(x - self.mean, dim=-1)
-        return F.normalize(F.linear(x, self.projection), dim=-1), F.normalize(self.tower(x), dim=-1)
+        own, shared = F.normalize(F.linear(x, self.projection), dim=-1), F.normalize(self.tower(x), dim=-1)
+        return own, shared, F.linear(x, self.categories)
 
 
 class VectorHead(nn.Module):
@@ -65,24 +69,34 @@ class VectorHead(nn.Module):
 
     def __init__(self, config: ItemConfig, pooled_width: int) -> None:
         super().__init__()
-        V = config.vector_width
+        V, self.category_levels = config.vector_width, config.category_levels
+        C = sum(self.category_levels)
         self.global_projection = nn.Parameter(torch.eye(V, config.width))
-        self.words = Part(2 * config.width, V)
-        self.picture = Part(pooled_width, V)
-        self.weights = nn.Parameter(torch.tensor([0.5**0.5, 0.5**0.5, 0.0]))  # a_w, a_p, a_s
+        self.words = Part(2 * config.width, V, C)
+        self.picture = Part(pooled_width, V, C)
+        self.category_bias = nn.Parameter(torch.zeros(C))
+        self.category_projection = nn.Parameter(torch.zeros(V, C))
+        self.weights = nn.Parameter(torch.tensor([0.5**0.5, 0.5**0.5, 0.0, 0.0]))  # a_w, a_p, a_s, a_c
         self.register_buffer("title_weight", torch.zeros(()))
 
     def forward(self, g: Tensor, words: PooledWords, picture_rows: Tensor, pooled: Tensor | None) -> Tensor:
         """g: (B, D); pooled: (P, F) of `picture_rows` -> (B, V) float32."""
         e = F.linear(g, self.global_projection).float()
-        own, shared = self.words(join_fields(words.means.float(), self.title_weight))
+        own, shared, logits = self.words(join_fields(words.means.float(), self.title_weight))
         e = e.index_add(0, words.rows, self.weights[0] * own)
         meeting = torch.zeros_like(e).index_add(0, words.rows, shared)
+        z = self.category_bias.expand(len(e), -1).index_add(0, words.rows, logits)
         if pooled is not None:
-            own, shared = self.picture(pooled.float())
+            own, shared, logits = self.picture(pooled.float())
             e = e.index_add(0, picture_rows, self.weights[1] * own)
             meeting = meeting.index_add(0, picture_rows, shared)
-        return e + self.weights[2] * F.normalize(meeting, dim=-1)
+            z = z.index_add(0, picture_rows, logits)
+        e = e + self.weights[2] * F.normalize(meeting, dim=-1)
+        if not self.category_levels:
+            return e
+        says = torch.zeros_like(e[:, :1]).index_fill(0, words.rows, 1).index_fill(0, picture_rows, 1)
+        category = F.linear(root_shares(z, self.category_levels), self.category_projection)
+        return e + self.weights[3] * says * F.normalize(category, dim=-1)
 
     @torch.no_grad()
     def fit(self, means: Tensor, pooled: Tensor, picture_weight: float, *, whiten: bool) -> None:
@@ -105,22 +119,38 @@ class VectorHead(nn.Module):
         in_words = components(F.normalize(words - self.words.mean, dim=-1), whiten)
         in_picture = components(F.normalize(pooled.float() - self.picture.mean, dim=-1), whiten)
         self.set_projections(in_words, in_picture)
-        self.weights.copy_(torch.tensor([(1 - picture_weight) ** 0.5, picture_weight**0.5, 0.0]))
+        self.weights.copy_(torch.tensor([(1 - picture_weight) ** 0.5, picture_weight**0.5, 0.0, 0.0]))
 
     @torch.no_grad()
-    def set_projections(self, words: Tensor, picture: Tensor, num_shared: int = 0) -> Tensor:
-        """Deals the dimensions: directions (k, F) of either part, the strongest first. Returns the shared dimensions.
+    def set_projections(
+        self, words: Tensor, picture: Tensor, num_shared: int = 0, categories: Tensor | None = None
+    ) -> Tensor:
+        """Deals the dimensions: directions (k, F) of either part and (k, C) of the categories, the strongest first.
 
-        P_g and the towers are 0 afterwards.
+        Returns the shared dimensions. P_g and the towers are 0 afterwards, and so is what is not given.
         """
-        in_words, in_picture, in_shared = deal(len(self.words.projection), len(words), len(picture), num_shared)
+        directions = torch.zeros(0, len(self.category_bias)) if categories is None else categories
+        available = len(words), len(picture), num_shared, len(directions)
+        in_words, in_picture, in_shared, in_categories = deal(len(self.words.projection), *available)
         self.global_projection.zero_()
         self.words.projection.zero_()[in_words] = words[: len(in_words)]
         self.picture.projection.zero_()[in_picture] = picture[: len(in_picture)]
+        self.category_projection.zero_()[in_categories] = directions[: len(in_categories)]
         for part in (self.words, self.picture):
             for parameter in part.tower.parameters():
                 parameter.zero_()
         return in_shared
+
+    @torch.no_grad()
+    def set_categories(self, levels: tuple[int, ...], words: Tensor, picture: Tensor, bias: Tensor) -> None:
+        """Gives the head other categories: words, picture (C, F), bias (C,), of C categories in so many a level.
+
+        `set_projections` comes after it. `ItemConfig.category_levels` of the model must be set to the same levels.
+        """
+        self.category_levels = levels
+        self.words.categories, self.picture.categories = nn.Parameter(words), nn.Parameter(picture)
+        self.category_bias = nn.Parameter(bias)
+        self.category_projection = nn.Parameter(torch.zeros(len(self.words.projection), len(bias)))
 
     @torch.no_grad()
     def rotate(self, rotation: Tensor) -> None:
@@ -135,6 +165,11 @@ def join_fields(means: Tensor, title_weight: Tensor | float) -> Tensor:
     title, everything = F.normalize(means, dim=-1).unbind(-2)
     share = torch.as_tensor(title_weight, dtype=means.dtype, device=means.device)
     return torch.cat([share.sqrt() * title, (1 - share).sqrt() * everything], dim=-1)
+
+
+def root_shares(z: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """(N, C) logits -> (N, C): the root of each category's probability among those of its level."""
+    return torch.cat([of_level.softmax(-1).sqrt() for of_level in torch.split(z, levels, dim=-1)], dim=-1)
 
 
 def components(x: Tensor, whiten: bool = False) -> Tensor:

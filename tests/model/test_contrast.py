@@ -1,4 +1,4 @@
-"""The losses of alignment against numpy float64, written from the equations."""
+"""InfoNCE against numpy float64, written from the equation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from item.model.contrast import category_contrast, info_nce
+from item.model.contrast import info_nce
 
 
 def cross_entropy(logits: list[float], positive: int) -> float:
@@ -29,18 +29,6 @@ def info_nce_oracle(x: np.ndarray, y: np.ndarray, scale: float, ignored: np.ndar
     return float(np.mean(losses))
 
 
-def category_oracle(z: np.ndarray, positive: np.ndarray, ignored: np.ndarray, temperature: float) -> float:
-    """The mean over the rows that have positives of the mean over their positives."""
-    rows = []
-    for i in range(len(z)):
-        there = [j for j in range(len(z)) if not ignored[i, j]]
-        logits = [float(z[i] @ z[j]) / temperature for j in there]
-        of_row = [cross_entropy(logits, place) for place, j in enumerate(there) if positive[i, j]]
-        if of_row:
-            rows.append(np.mean(of_row))
-    return float(np.mean(rows)) if rows else 0.0
-
-
 def unit(rng: np.random.Generator, rows: int) -> torch.Tensor:
     return F.normalize(torch.from_numpy(rng.normal(size=(rows, 6))), dim=1)
 
@@ -57,19 +45,6 @@ def test_info_nce_equals_its_definition(seed: int, rows: int, scale: float, shar
     assert info_nce(x, y, scale).item() == pytest.approx(info_nce_oracle(x.numpy(), y.numpy(), scale, nothing))
 
 
-@settings(deadline=None)
-@given(seed=st.integers(0, 2**32), rows=st.integers(1, 8), temperature=st.floats(0.05, 2), kinds=st.integers(1, 5))
-def test_category_contrast_equals_its_definition(seed: int, rows: int, temperature: float, kinds: int) -> None:
-    """Categories and listings drawn at random; a row and itself, and views of one listing, are ignored."""
-    rng = np.random.default_rng(seed)
-    z, levels, listing = unit(rng, rows), rng.integers(kinds, size=(rows, 3)), rng.integers(rows, size=rows)
-    ignored = listing[:, None] == listing
-    found = category_contrast(z, torch.from_numpy(levels), torch.from_numpy(ignored), temperature).item()
-    positives = [(level[:, None] == level) & ~ignored for level in levels.T]
-    expected = np.mean([category_oracle(z.numpy(), positive, ignored, temperature) for positive in positives])
-    assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
-
-
 def test_ignored_pairs_change_the_loss() -> None:
     rng = np.random.default_rng(0)
     x, y = unit(rng, 5), unit(rng, 5)
@@ -77,19 +52,6 @@ def test_ignored_pairs_change_the_loss() -> None:
     ignored[0, 1] = True
     assert info_nce(x, y, 10.0, ignored) < info_nce(x, y, 10.0)
     assert info_nce(x, y, 10.0, torch.eye(5, dtype=torch.bool)) == info_nce(x, y, 10.0)  # the own pair always counts
-
-
-def test_without_positives_the_contrast_is_nothing() -> None:
-    z = unit(np.random.default_rng(0), 4).requires_grad_()
-    own = torch.eye(4, dtype=torch.bool)
-    alone, alike = torch.arange(4)[:, None], torch.zeros(4, 1, dtype=torch.int64)
-    loss = category_contrast(z, alone, own, 0.1)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert loss.item() == 0
-    assert z.grad is not None
-    assert not z.grad.any()
-    assert category_contrast(z[:0], alone[:0], own[:0, :0], 0.1).item() == 0
-    assert category_contrast(z, alike, own, 0.1).item() > 0
 
 
 def test_gradients_reach_both_inputs_and_the_scale() -> None:
@@ -102,8 +64,3 @@ def test_gradients_reach_both_inputs_and_the_scale() -> None:
         assert (tensor.grad.abs().sum(1) > 0).all()
     assert scale.grad is not None
     assert scale.grad.abs() > 0
-    z = unit(rng, 6).requires_grad_()
-    levels = torch.tensor([[0], [0], [1], [1], [2], [2]])
-    category_contrast(z, levels, torch.eye(6, dtype=torch.bool), 0.1).backward()  # type: ignore[no-untyped-call]
-    assert z.grad is not None
-    assert (z.grad.abs().sum(1) > 0).all()

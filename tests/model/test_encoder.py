@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from item.catalog.listing import Listing
-from item.errors import ModelError
+from item.errors import ConfigError, ModelError
 from item.model.batch import Batch, collate
 from item.model.config import CONFIG_FILE, AttentionKind, ItemConfig
 from item.model.encoder import GATE_CLOSED, ITEm, pack
@@ -220,6 +220,31 @@ def test_a_model_folder_from_before_attention_had_kinds_is_softmax(tiny_config: 
     (tmp_path / CONFIG_FILE).write_text(json.dumps({**values, "attention": "linear"}))
     with pytest.raises(ModelError, match="attention: 'linear' is none of softmax, clipped, normalised_clipped"):
         ItemConfig.load(tmp_path)
+
+
+@pytest.mark.parametrize("levels", [(), (2, 3)])
+def test_a_models_categories_are_saved_with_it(
+    tiny_config: ItemConfig, tmp_path: Path, levels: tuple[int, ...]
+) -> None:
+    """As a tuple, in a folder of format 3; and the head's tensors are as many again."""
+    model = ITEm(replace(tiny_config, category_levels=levels)).eval()
+    with torch.no_grad():
+        for parameter in model.vector.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / CONFIG_FILE).read_text())["format"] == 3
+    loaded = ITEm.from_pretrained(tmp_path)
+    assert loaded.config.category_levels == loaded.vector.category_levels == levels
+    assert loaded.vector.category_projection.shape == (tiny_config.vector_width, sum(levels))
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("levels", [(0,), (3, -1), (2, 0, 4)])
+def test_categories_have_to_be_at_least_one_at_each_level(tiny_config: ItemConfig, levels: tuple[int, ...]) -> None:
+    assert replace(tiny_config, category_levels=(1, 2)).category_levels == (1, 2)
+    with pytest.raises(ConfigError, match=r"category_levels: .* must hold counts of at least 1"):
+        replace(tiny_config, category_levels=levels)
 
 
 def test_space_tells_any_two_models_apart(tiny_model: ITEm, preprocessor: Preprocessor) -> None:

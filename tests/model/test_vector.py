@@ -14,12 +14,24 @@ from hypothesis import strategies as st
 
 from item.errors import ConfigError
 from item.model.config import ItemConfig
-from item.model.vector import TOWER_WIDTH, PooledWords, VectorHead, deal, join_fields
+from item.model.vector import TOWER_WIDTH, PooledWords, VectorHead, deal, join_fields, root_shares
+
+LEVELS = (2, 3)
 
 
-def head(vector_width: int) -> VectorHead:
-    config = ItemConfig(vocab_size=10, cls_id=1, sep_id=2, width=24, num_heads=4, vector_width=vector_width)
+def head(vector_width: int, levels: tuple[int, ...] = ()) -> VectorHead:
+    config = ItemConfig(
+        vocab_size=10, cls_id=1, sep_id=2, width=24, num_heads=4, vector_width=vector_width, category_levels=levels
+    )
     return VectorHead(config, 20)
+
+
+def shaken(vector: VectorHead) -> VectorHead:
+    """The same head, every parameter away from its start."""
+    with torch.no_grad():
+        for parameter in vector.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return vector
 
 
 @pytest.fixture
@@ -103,21 +115,23 @@ def test_before_it_is_fitted_the_vector_is_g(parts: tuple[torch.Tensor, torch.Te
         assert torch.equal(head(24)(g, PooledWords(rows, words), rows, pooled), g)
 
 
-def test_the_vector_equals_its_definition(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """numpy float64 from the module's equations, with every parameter away from its start."""
+@pytest.mark.parametrize("levels", [LEVELS, ()])
+def test_the_vector_equals_its_definition(parts: tuple[torch.Tensor, torch.Tensor], levels: tuple[int, ...]) -> None:
+    """numpy float64 from the module's equations, with every parameter away from its start. Rows: words only, picture
+    only, both, and neither, which has no say on categories either."""
     words, pooled = parts
-    vector, generator = head(12), torch.Generator().manual_seed(1)
+    vector, generator = head(12, levels), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in (*vector.parameters(), *vector.buffers()):
             tensor.copy_(torch.rand(tensor.shape, generator=generator) - 0.3)
         vector.title_weight.fill_(0.6)
     in_words, in_picture = torch.tensor([0, 2]), torch.tensor([1, 2])
-    g = torch.randn(3, 24, generator=generator)
+    g = torch.randn(4, 24, generator=generator)
     with torch.no_grad():
         found = vector(g, PooledWords(in_words, words[in_words]), in_picture, pooled[in_picture]).numpy()
     w = {name: tensor.double().numpy() for name, tensor in vector.state_dict().items()}
-    for row in range(3):
-        e, meeting = w["global_projection"] @ g[row].double().numpy(), np.zeros(12)
+    for row in range(4):
+        e, meeting, z = w["global_projection"] @ g[row].double().numpy(), np.zeros(12), w["category_bias"]
         x_w = np.concatenate([np.sqrt(t) * unit(words[row, i]) for i, t in ((0, 0.6), (1, 0.4))])
         for part, a, x in (("words", 0, x_w), ("picture", 1, pooled[row].double().numpy())):
             if row in (in_words if part == "words" else in_picture).tolist():
@@ -126,7 +140,12 @@ def test_the_vector_equals_its_definition(parts: tuple[torch.Tensor, torch.Tenso
                 hidden = w[f"{part}.tower.0.weight"] @ x + w[f"{part}.tower.0.bias"]
                 gelu = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / np.sqrt(2)))
                 meeting = meeting + unit(w[f"{part}.tower.2.weight"] @ gelu + w[f"{part}.tower.2.bias"])
-        np.testing.assert_allclose(found[row], e + w["weights"][2] * unit(meeting), atol=1e-5)
+                z = z + w[f"{part}.categories"] @ x
+        if row < 3:
+            e = e + w["weights"][2] * unit(meeting)
+        if row < 3 and levels:
+            e = e + w["weights"][3] * unit(w["category_projection"] @ roots(z, levels))
+        np.testing.assert_allclose(found[row], e, atol=1e-5)
     assert hidden.shape == (TOWER_WIDTH,)
 
 
@@ -135,32 +154,96 @@ def unit(x: torch.Tensor | np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x)
 
 
-def test_every_parameter_of_a_fitted_head_gets_a_gradient(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
+def roots(z: np.ndarray, levels: tuple[int, ...]) -> np.ndarray:
+    """(C,) float64: the root of each probability, one level after the other."""
+    of_levels = np.split(np.asarray(z, dtype=np.float64), np.cumsum(levels)[:-1])
+    return np.concatenate([np.sqrt(np.exp(one - one.max()) / np.exp(one - one.max()).sum()) for one in of_levels])
+
+
+@given(data=st.data(), levels=st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_root_shares_meet_in_the_bhattacharyya_coefficient(data: st.DataObject, levels: list[int]) -> None:
+    """Each level is a unit vector, and an inner product is the sum over the levels of sum_c sqrt(p_c q_c)."""
+    count = sum(levels)
+    logits = st.lists(st.floats(-30, 30), min_size=2 * count, max_size=2 * count)
+    z = torch.tensor(data.draw(logits), dtype=torch.float64).view(2, count)
+    found = root_shares(z, tuple(levels))
+    norms = torch.stack([of_level.square().sum(1) for of_level in torch.split(found, levels, dim=1)])
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    shares = [np.exp(row) for row in z.numpy()]
+    expected, first = 0.0, 0
+    for size in levels:
+        p, q = (share[first : first + size] / share[first : first + size].sum() for share in shares)
+        expected, first = expected + np.sqrt(p * q).sum(), first + size
+    assert (found[0] @ found[1]).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("levels", [LEVELS, ()])
+def test_every_parameter_of_a_fitted_head_gets_a_gradient(
+    parts: tuple[torch.Tensor, torch.Tensor], levels: tuple[int, ...]
+) -> None:
     words, pooled = parts
-    vector, rows = head(12), torch.arange(300)
-    with torch.no_grad():
-        for parameter in vector.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    vector, rows = shaken(head(12, levels)), torch.arange(300)
     e = F.normalize(vector(torch.randn(300, 24), PooledWords(rows, words), rows, pooled), dim=1)
     (e * torch.randn(300, 12)).sum().backward()  # type: ignore[no-untyped-call]
+    reached = 0
     for name, parameter in vector.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 0, name
+        if parameter.numel():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
+            reached += 1
+        else:
+            assert "categor" in name
+    assert reached == len(list(vector.parameters())) - (0 if levels else 4)
 
 
 def test_a_rotation_keeps_every_cosine(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
     words, pooled = parts
-    vector, rows, g = head(12), torch.arange(300), torch.randn(300, 24)
+    vector, rows, g = shaken(head(12, LEVELS)), torch.arange(300), torch.randn(300, 24)
     rotation = torch.linalg.qr(torch.randn(12, 12)).Q
     with torch.no_grad():
-        for parameter in vector.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+        vector.weights.copy_(torch.tensor([0.5, 0.5, 0.5, 0.5]))
         before = vector(g, PooledWords(rows, words), rows, pooled)
         vector.rotate(rotation)
         after = vector(g, PooledWords(rows, words), rows, pooled)
     torch.testing.assert_close(after, before @ rotation.T, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after @ after.T, before @ before.T, atol=1e-3, rtol=1e-4)
     assert (after - before).abs().max() > 0.1
+
+
+def test_categories_that_are_given_are_those_of_a_head_made_with_them(
+    parts: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """Other counts than before, other parameters; the four subspaces have dimensions of their own."""
+    words, pooled = parts
+    rows, g = torch.arange(300), torch.zeros(300, 24)
+    for vector in (head(12), head(12, (4,))):
+        vector.fit(words, pooled, 0.5, whiten=False)
+        vector.set_categories(LEVELS, torch.randn(5, 48), torch.randn(5, 20), torch.randn(5))
+        in_shared = vector.set_projections(torch.randn(9, 48), torch.randn(2, 20), 3, torch.randn(4, 5))
+        used = [p.any(1) for p in (vector.words.projection, vector.picture.projection, vector.category_projection)]
+        shared = torch.zeros(12, dtype=torch.bool).index_fill(0, in_shared, True)
+        assert torch.equal(torch.stack([*used, shared]).sum(0), torch.ones(12, dtype=torch.int64))
+        assert [one.sum().item() for one in (*used, shared)] == [4, 2, 3, 3]
+        with torch.no_grad():
+            vector.weights.fill_(0.5)
+            e = vector(g, PooledWords(rows, words), rows, pooled)
+            made = head(12, LEVELS)
+            made.load_state_dict(vector.state_dict())
+            assert torch.equal(made(g, PooledWords(rows, words), rows, pooled), e)
+            torch.testing.assert_close(e[:, used[2]].norm(dim=1), torch.full((300,), 0.5))
+        assert all(parameter.requires_grad for parameter in vector.parameters())
+
+
+def test_fitting_a_head_leaves_its_categories_out(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Even where it had some: the starting point is late fusion."""
+    words, pooled = parts
+    vector, rows = shaken(head(44, LEVELS)), torch.arange(300)
+    vector.fit(words, pooled, 0.5, whiten=False)
+    assert vector.weights[3] == 0
+    assert not vector.category_projection.any()
+    with torch.no_grad():
+        e = F.normalize(vector(torch.randn(300, 24), PooledWords(rows, words), rows, pooled), dim=1)
+    torch.testing.assert_close(e @ e.T, late_fusion(words, pooled, 0.5), atol=1e-5, rtol=0)
 
 
 @given(
@@ -174,7 +257,7 @@ def test_joined_fields_weigh_the_cosines(means: list[list[float]], share: float)
     torch.testing.assert_close(joined @ joined.T, expected)
 
 
-@given(width=st.integers(1, 60), available=st.lists(st.integers(0, 40), min_size=1, max_size=4))
+@given(width=st.integers(1, 60), available=st.lists(st.integers(0, 40), min_size=1, max_size=5))
 def test_dealing_wastes_nothing(width: int, available: list[int]) -> None:
     hands = [hand.tolist() for hand in deal(width, *available)]
     dealt = sorted(dimension for hand in hands for dimension in hand)

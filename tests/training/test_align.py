@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from item.catalog.listing import Listing
-from item.catalog.reader import read_catalog
 from item.engine import load_engine
-from training.align import hold_out, main, product_of
-from training.pooled import Pooler
+from item.model.config import ItemConfig
+from item.model.encoder import ITEm
+from item.model.vector import VectorHead
+from training import align as module
+from training.align import FEW, NUM_FOLDS, Aligned, align_head, families, hold_out, main, product_of
+from training.alignment import Fit, Unseen
+from training.config import AlignOptions
+from training.guard import Values, Verdict, judge
+from training.pooled import Pooled, Pooler, embed
 from training.pretrain import main as pretrain
 
 SMALL = """
@@ -97,9 +108,10 @@ def test_the_guard_says_what_it_found(aligned: Path) -> None:
     assert found["views"] == 2
     assert found["listings"] == 36
     assert isinstance(found["settings"], dict)
-    assert set(found["settings"]) == {"words", "picture", "picture_weight", "shared_weight"}
+    assert set(found["settings"]) == {"words", "picture", "picture_weight", "shared_weight", "category_weight"}
     assert isinstance(found["differences"], dict)
-    assert {"same listing by words", "same product by both", "leaf category by picture"} <= set(found["differences"])
+    tasks = {"same listing by words", "same product by both", "leaf category by picture", "words to picture across"}
+    assert tasks <= set(found["differences"])
     changed = different(aligned, aligned / "run" / "start")
     assert bool(changed) == found["better"]
     assert all(name.startswith("vector.") for name in changed)
@@ -181,9 +193,11 @@ def test_a_catalogue_without_labels_is_enough(config: Path, catalog_folder: Path
         shutil.copy(picture, folder)
     cache = f"run.cache={tmp_path / 'cache'}"
     assert align(["--config", str(config)], folder, tmp_path / "m", cache, "align.batch_size=4") == 0
-    assert set(guard(tmp_path / "m")["differences"]) == {  # type: ignore[call-overload]
+    across = {"words to picture across", "picture to words across"}
+    assert set(guard(tmp_path / "m")["differences"]) == across | {  # type: ignore[call-overload]
         f"same listing by {modality}" for modality in ("words", "picture", "both")
     }
+    assert ITEm.from_pretrained(tmp_path / "m").config.category_levels == ()
     assert len(list((tmp_path / "cache").iterdir())) == 1
     assert not (tmp_path / "m" / "run" / "views").exists()
 
@@ -228,13 +242,185 @@ def test_words_that_say_nothing_never_give_a_worse_model(
         assert f"{output}: the starting point is kept: no better than its starting point: score 1.000 -> " in out
 
 
-def test_listings_are_held_out_by_product(listings: list[Listing]) -> None:
+# Whatever the guard finds, its answer is yes: what is written then.
+
+
+@pytest.fixture
+def heads(monkeypatch: pytest.MonkeyPatch) -> list[VectorHead]:
+    """Every head that is kept from now on: the aligned one, always."""
+    kept = list[VectorHead]()
+
+    def yes(before: Mapping[str, Values], after: Mapping[str, Values], products: Sequence[str]) -> Verdict:
+        return replace(judge(before, after, products), better=True)
+
+    def noted(*arguments: Any) -> Aligned:
+        aligned = align_head(*arguments)
+        kept.append(aligned.head)
+        return aligned
+
+    monkeypatch.setattr(module, "judge", yes)
+    monkeypatch.setattr(module, "align_head", noted)
+    return kept
+
+
+def test_an_aligned_model_knows_its_categories(
+    config: Path, catalog_folder: Path, listings: list[Listing], heads: list[VectorHead], tmp_path: Path
+) -> None:
+    """Three kinds below the one shop; the starting point knows none. What is loaded is what was aligned, and can be
+    gone on from: without categories those that it had have no say."""
+    output, more = tmp_path / "m", ("align.steps=5",)
+    assert align(["--config", str(config)], catalog_folder, output, *more) == 0
+    loaded = ITEm.from_pretrained(output)
+    assert loaded.config.category_levels == loaded.vector.category_levels == (3,)
+    assert loaded.config.vector_width == 48
+    expected = heads[0].state_dict()
+    assert loaded.vector.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.vector.state_dict().items())
+    start = ITEm.from_pretrained(output / "run" / "start")
+    assert start.config == replace(loaded.config, category_levels=())
+    vectors = [
+        engine.encode_prepared([engine.preprocessor(listing) for listing in listings[:5]])
+        for engine in (load_engine(folder, "cpu") for folder in (output, output / "run" / "start"))
+    ]
+    np.testing.assert_allclose(np.linalg.norm(vectors[0], axis=1), 1, atol=1e-5)
+    assert np.abs(vectors[0] - vectors[1]).max() > 0.05
+    assert align(["--model", str(output)], catalog_folder, tmp_path / "n", *more, "align.categories=false") == 0
+    again = ITEm.from_pretrained(tmp_path / "n")
+    assert again.config == loaded.config
+    assert again.vector.weights[3] == 0
+    assert not again.vector.category_projection.any()
+    assert loaded.vector.category_projection.any()
+
+
+@pytest.mark.parametrize("few", [FEW, 4])
+def test_a_fold_is_never_learned_from_before_it_is_asked(
+    listings: list[Listing], heads: list[VectorHead], few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fold is asked about what was fitted without it; then all training listings are fitted as many steps. Where
+    val is enough, once without it is all."""
+    train, val = ([one for one in listings if one.split == split] for split in ("train", "val"))
+    rng = np.random.default_rng(0)
+    words, picture = (torch.from_numpy(rng.normal(size=(40, 3, width))).float() for width in (8, 6))
+    there = np.ones(40, np.bool_)
+    pooled = Pooled(words=torch.stack([words, words], dim=2), picture=picture, has_words=there, has_picture=there)
+    start = VectorHead(ItemConfig(vocab_size=10, cls_id=1, sep_id=2, width=8, num_heads=4, vector_width=16), 6)
+    start.fit(pooled.words[:, 0], pooled.picture[:, 0], 0.5, whiten=False)
+    learned, asked = list[tuple[Pooled, Unseen | None, int, int]](), list[str]()
+    learn = Fit.learn
+
+    def noted(fit: Fit, options: AlignOptions, seed: int, held_out: Unseen | None = None, steps: int = 0) -> None:
+        learn(fit, options, seed, held_out, steps)
+        learned.append((fit.pooled, held_out, steps, fit.num_steps))
+
+    def agreed(before: Mapping[str, Values], after: Mapping[str, Values], products: Sequence[str]) -> Verdict:
+        asked.extend(products)
+        assert {len(values) for values in (*before.values(), *after.values())} == {len(products)}
+        return replace(judge(before, after, products), better=True)
+
+    monkeypatch.setattr(Fit, "learn", noted)
+    monkeypatch.setattr(module, "judge", agreed)
+    monkeypatch.setattr(module, "FEW", few)
+    head = module.align_head(start, pooled, train, val, AlignOptions(steps=60), 0).head
+    rows_of = {float(picture[row, 0, 0]): row for row in range(40)}
+
+    def rows(some: Pooled) -> list[int]:
+        return [rows_of[float(value)] for value in some.picture[:, 0, 0]]
+
+    folds = learned if few == 4 else learned[:-1]
+    told = [rows(held_out.pooled) for _, held_out, _, _ in folds if held_out is not None]
+    assert told == [fold.tolist() for fold in hold_out(train, val)]
+    for (known, _, steps, _), fold in zip(folds, told, strict=True):
+        assert sorted([*rows(known), *fold]) == list(range(40))
+        assert steps == 0
+    assert asked == [product_of([*train, *val][row]) for fold in told for row in fold]
+    if few == FEW:
+        known, held_out, steps, _ = learned[-1]
+        assert (len(told), rows(known), held_out) == (NUM_FOLDS, list(range(36)), None)
+        assert steps == round(float(np.mean([num_steps for _, _, _, num_steps in folds])))
+    else:
+        assert told == [list(range(36, 40))]
+    e = embed(head, pooled[np.arange(36)], "both", 0).astype(np.float64)
+    covariance = np.cov(e.T)
+    np.testing.assert_allclose(covariance, np.diag(covariance.diagonal()), atol=1e-6)
+
+
+# What is held out.
+
+
+def linked(a: Listing, b: Listing) -> bool:
+    return product_of(a) == product_of(b) or any(
+        one and one == other for one, other in ((a.title, b.title), (a.description, b.description))
+    )
+
+
+def make_listings(values: Sequence[tuple[int, int, int]]) -> list[Listing]:
+    """Of (product, title, description); 0: none."""
+    return [
+        Listing(
+            product_id=f"p{row}",
+            group_id=f"g{product}" if product else None,
+            title=f"text {title}" if title else "",
+            description=f"text {description}" if description else "",
+        )
+        for row, (product, title, description) in enumerate(values)
+    ]
+
+
+CATALOGUES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=16)
+
+
+@given(CATALOGUES)
+def test_families_are_what_links_reach(values: list[tuple[int, int, int]]) -> None:
+    """Link after link, until nothing changes."""
+    listings = make_listings(values)
+    expected = np.arange(len(listings))
+    for _ in listings:
+        for a, b in combinations(range(len(listings)), 2):
+            if linked(listings[a], listings[b]):
+                expected[expected == expected[b]] = expected[a]
+    found = families(listings)
+    assert ((found[:, None] == found) == (expected[:, None] == expected)).all()
+    assert set(found) == set(range(len(set(found))))
+
+
+def test_families_are_transitive_and_texts_of_other_kinds_are_no_links() -> None:
+    """One and two share their product, two and three their title, three and four their description. A title that is
+    another's description links nothing, and neither does what is missing."""
+    found = families(make_listings([(1, 1, 0), (1, 2, 0), (2, 2, 3), (0, 0, 3), (0, 3, 0), (0, 0, 0), (0, 0, 0)]))
+    assert len(set(found[:4])) == 1
+    assert len(set(found)) == 4
+
+
+@given(CATALOGUES, st.integers(0, 16))
+def test_folds_hold_every_listing_out_once_and_no_family_apart(
+    values: list[tuple[int, int, int]], num_train: int
+) -> None:
+    listings = make_listings(values)
+    folds, family = hold_out(listings[:num_train], listings[num_train:]), families(listings)
+    if len(set(family)) == 1:
+        assert folds == []  # nothing is known of it
+        return
+    assert sorted(row for fold in folds for row in fold) == list(range(len(listings)))
+    assert 2 <= len(folds) == min(NUM_FOLDS, len(set(family)))
+    for one, other in combinations(folds, 2):
+        assert not set(family[one]) & set(family[other])
+        assert abs(len(one) - len(other)) <= np.bincount(family).max()
+
+
+def test_folds_are_of_about_the_same_size(listings: list[Listing]) -> None:
+    """24 products, of which some share a description."""
     train = [listing for listing in listings if listing.split == "train"]
-    apart = hold_out(train, [])
-    products = {product_of(listing) for listing in apart}
-    assert 0 < len(apart) < len(train)
-    assert len(apart) == sum(product_of(listing) in products for listing in train)
-    assert hold_out(train, train * 3) == []  # val has enough
+    val = [listing for listing in listings if listing.split == "val"]
+    assert [len(fold) for fold in hold_out(train, val)] == [10] * 4
+    alone = make_listings([(0, 0, 0)] * 10)
+    assert sorted(len(fold) for fold in hold_out(alone[:7], alone[7:])) == [2, 2, 3, 3]
+
+
+def test_val_is_held_out_where_it_is_enough() -> None:
+    train, val = make_listings([(0, 0, 0)] * 3), make_listings([(0, 0, 0)] * FEW)
+    [fold] = hold_out(train, val)
+    assert fold.tolist() == list(range(3, 3 + FEW))
+    assert len(hold_out(train, val[:-1])) == NUM_FOLDS
     assert product_of(Listing(product_id="a")) == "a"
     assert product_of(Listing(product_id="a", group_id="g")) == "g"
 
@@ -304,16 +490,22 @@ def test_too_few_listings_are_said(config: Path, tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("num", [2, 5])
-def test_a_handful_of_listings_keeps_its_starting_point_or_is_better(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], num: int
-) -> None:
-    """With nothing or next to nothing held out there is no way to know; nothing breaks."""
+def test_a_handful_of_listings_keeps_its_starting_point_or_is_better(config: Path, tmp_path: Path, num: int) -> None:
+    """With next to nothing held out there is hardly a way to know; nothing breaks."""
     rows = [{"product_id": f"p{i}", "title": f"blue mug number {i}", "split": "train"} for i in range(num)]
     output = tmp_path / "m"
     assert align(["--config", str(config)], write_catalog(tmp_path / "few", rows), output) == 0
     assert bool(different(output, output / "run" / "start")) == guard(output)["better"]
-    if not hold_out(read_catalog(tmp_path / "few").split("train"), []):
-        assert "nothing to measure it on: no held-out listing" in capsys.readouterr().out
+
+
+def test_a_single_family_keeps_its_starting_point(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"product_id": f"p{i}", "title": "blue mug", "split": "train"} for i in range(5)]
+    output = tmp_path / "m"
+    assert align(["--config", str(config)], write_catalog(tmp_path / "few", rows), output) == 0
+    assert not different(output, output / "run" / "start")
+    assert "the starting point is kept: nothing to measure it on: no held-out listing" in capsys.readouterr().out
 
 
 def test_a_beginning_has_to_be_given(catalog_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -176,9 +176,11 @@ def test_the_key_is_of_all_that_decides_and_of_nothing_else(
     keys["number of heads"] = cache_key(heads, preprocessor, few, settings)
     assert len({first, *keys.values()}) == 1 + len(keys), keys
 
-    wider = ITEm(replace(tiny_config, vector_width=40)).eval()
-    wider.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("vector.")}, strict=False)
-    assert cache_key(wider, preprocessor, few, settings) == first
+    encoder = {k: v for k, v in model.state_dict().items() if not k.startswith("vector.")}
+    for changes in ({"vector_width": 40}, {"category_levels": (2, 3)}):
+        other_head = ITEm(replace(tiny_config, **changes)).eval()
+        other_head.load_state_dict(encoder, strict=False)
+        assert cache_key(other_head, preprocessor, few, settings) == first, changes
     with torch.no_grad():
         model.vector.weights.add_(1)
     assert cache_key(model, preprocessor, few, settings) == first

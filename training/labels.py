@@ -1,0 +1,69 @@
+"""What a catalogue says of its listings, as numbers: which categories they are in, and which are of one product."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from training.config import AlignOptions
+
+MIN_LISTINGS = 2  # of a category that is learned
+MAX_CATEGORIES = 1000  # that are learned, over all levels: those with the most listings
+UNKNOWN = -1
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Labels of N listings.
+
+    categories: (N, L), at each of L levels the category's number among those of the level, `UNKNOWN` where the listing
+    has none there or a rare one. levels: L counts of categories, from the widest level. leaves: (N,), the whole path;
+    products: (N,); in both a listing without has a number of its own.
+    """
+
+    categories: Numbers
+    levels: tuple[int, ...]
+    leaves: Numbers
+    products: Numbers
+
+    @property
+    def grouped(self) -> bool:
+        """Whether some listings share a product."""
+        return len(np.unique(self.products)) < len(self.products)
+
+
+def number_labels(paths: Sequence[tuple[str, ...]], products: Sequence[str], options: AlignOptions) -> Labels:
+    """Labels of N listings; what the options leave out is numbered as if each listing were alone."""
+    paths = paths if options.categories else [()] * len(products)
+    columns = [_number_level(paths, kept) for kept in _kept_categories(paths)]
+    return Labels(
+        categories=np.stack([numbers for numbers, _ in columns], axis=1) if columns else np.zeros((len(paths), 0), int),
+        levels=tuple(count for _, count in columns),
+        leaves=_numbers([path or row for row, path in enumerate(paths)]),
+        products=_numbers(list(products) if options.groups else range(len(products))),
+    )
+
+
+def _kept_categories(paths: Sequence[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
+    """The categories to learn, level by level; a level of one category says nothing."""
+    counts = Counter(path[:depth] for path in paths for depth in range(1, len(path) + 1))
+    kept = [path for path, count in counts.most_common(MAX_CATEGORIES) if count >= MIN_LISTINGS]
+    levels = [[path for path in kept if len(path) == depth] for depth in range(1, max(map(len, kept), default=0) + 1)]
+    return [level for level in levels if len(level) > 1]
+
+
+def _number_level(paths: Sequence[tuple[str, ...]], kept: Sequence[tuple[str, ...]]) -> tuple[Numbers, int]:
+    """The number of each path's category among those kept of a level, and how many these are."""
+    depth, numbers = len(kept[0]), {path: number for number, path in enumerate(kept)}
+    return np.array([numbers.get(path[:depth], UNKNOWN) for path in paths]), len(kept)
+
+
+def _numbers(names: Sequence[object]) -> Numbers:
+    first: dict[object, int] = {}
+    return np.array([first.setdefault(name, len(first)) for name in names], dtype=np.int64)
