@@ -179,6 +179,8 @@ class Verdict:
 
 def judge(before: Mapping[str, Values], after: Mapping[str, Values], products: Sequence[str]) -> Verdict:
     """Keeps the aligned head where the score rises and no single task falls beyond its 95% interval."""
+    nothing = {name: np.where(np.isnan(values), np.nan, 0.0) for name, values in after.items()}
+    before = {**nothing, **before}  # a starting point without vectors for a task finds nothing
     differences = {}
     for name, values in after.items():
         asked = np.flatnonzero(~(np.isnan(values) | np.isnan(before[name]))).tolist()

@@ -148,8 +148,8 @@ class VectorHead(nn.Module):
         `set_projections` comes after it. `ItemConfig.category_levels` of the model must be set to the same levels.
         """
         self.category_levels = levels
-        self.words.categories, self.picture.categories = nn.Parameter(words), nn.Parameter(picture)
-        self.category_bias = nn.Parameter(bias)
+        self.words.categories, self.picture.categories = nn.Parameter(words.clone()), nn.Parameter(picture.clone())
+        self.category_bias = nn.Parameter(bias.clone())
         self.category_projection = nn.Parameter(torch.zeros(len(self.words.projection), len(bias)))
 
     @torch.no_grad()
@@ -169,7 +169,7 @@ def join_fields(means: Tensor, title_weight: Tensor | float) -> Tensor:
 
 def root_shares(z: Tensor, levels: tuple[int, ...]) -> Tensor:
     """(N, C) logits -> (N, C): the root of each category's probability among those of its level."""
-    return torch.cat([of_level.softmax(-1).sqrt() for of_level in torch.split(z, levels, dim=-1)], dim=-1)
+    return torch.cat([of_level.softmax(-1).sqrt() for of_level in torch.split(z, list(levels), dim=-1)], dim=-1)
 
 
 def components(x: Tensor, whiten: bool = False) -> Tensor:

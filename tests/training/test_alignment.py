@@ -335,14 +335,16 @@ def test_a_seed_decides_everything(make_labels: Callable[[int], Labels]) -> None
     assert not same_state(heads[0], heads[2])
 
 
-def test_the_best_step_is_kept_and_can_be_trained_again() -> None:
-    """Of few listings at a high rate too much is learned; as many steps without held-out listings give the same."""
+def test_the_best_step_is_kept_and_can_be_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many steps without held-out listings give the same."""
+    found = iter([0.1, 0.4, 0.2, 0.3, 0.3])
+    monkeypatch.setattr(TowerTrainer, "validate", lambda *_: next(found))
     pooled, held_out = make_pooled(16, noise=1.0), make_pooled(60, seed=1, noise=1.0)
     options = replace(OPTIONS, steps=100, lr=0.02, dropout=0.0)
     start = make_start(pooled)
     fit, again, last = (Fit(start, pooled, alone(16)) for _ in range(3))
     fit.train_towers(options, 0, held_out=unseen(held_out))
-    assert fit.num_steps in (20, 40, 60, 80)
+    assert fit.num_steps == 40
     again.train_towers(options, 0, steps=fit.num_steps)
     last.train_towers(options, 0)
     assert last.num_steps == 100

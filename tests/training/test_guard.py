@@ -311,6 +311,16 @@ def test_products_are_drawn_together() -> None:
     assert together.better
 
 
+def test_a_starting_point_without_a_modality_finds_nothing_by_it() -> None:
+    before, after = tasks(0.5, 0.5, 0.5), tasks(0.5, 0.3, 0.6)
+    del before["same listing by picture"]
+    after["same listing by picture"][3] = np.nan
+    verdict = judge(before, after, PRODUCTS)
+    assert verdict.better
+    assert verdict.score_before < verdict.score_after
+    assert verdict.differences["same listing by picture"].value == pytest.approx(0.3, abs=0.01)
+
+
 @pytest.mark.parametrize("after", [tasks(0.5, 0.5, 0.5), tasks(0.5, 0.5, 0.5 - 1e-6)])
 def test_what_is_no_better_is_refused(after: dict[str, Values]) -> None:
     verdict = judge(tasks(0.5, 0.5, 0.5), after, PRODUCTS)
