@@ -10,7 +10,8 @@ when it is interrupted), the vector head is fitted on them (`training/alignment.
 listings that are held out by product (val, or in a small catalogue each quarter of train and val in turn), and a guard
 keeps the starting point where the result is not better there.
 Needs no labels; categories and groups are used where the catalogue has them (align.categories=false, align.groups=false
-leave them out). OUTPUT/run holds the resolved configuration, the views, guard.json and refused.jsonl.
+leave them out). OUTPUT/run holds the resolved configuration, the views, guard.json and refused.jsonl. Run again with
+other settings, it uses the views again and replaces the result.
 """
 
 from __future__ import annotations
