@@ -32,11 +32,12 @@ IMPORTANCE = {"by words": 0.2, "by picture": 0.2, "by both": 0.4, "across": 0.2}
 CHOICES: Mapping[str, Sequence[float | None]] = {
     "picture": (1.0, 3.0, 10.0, None),
     "words": (1.0, 3.0, 10.0, None),
-    "picture_weight": (0.35, 0.5, 0.65),
+    "picture_weight": (0.3, 0.4, 0.5, 0.6),
     "shared_weight": (0.1, 0.2, 0.3, 0.4),
     "category_weight": (0.0, 0.1, 0.2, 0.3, 0.4),
 }
 ROUNDS = 2  # through the choices, at most
+MARGIN = 0.003  # by which the score must rise for a setting to be changed: views are kinder than the offers of others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,10 @@ def sit_all(heads: Sequence[VectorHead], exams: Sequence[HeldOut]) -> dict[str, 
 
 
 def choose_settings(fits: Sequence[Fit], exams: Sequence[HeldOut]) -> tuple[HeadSettings, dict[str, Values]]:
-    """The settings with the best score on held-out listings, one setting after the other; and the values there."""
+    """The settings with the best score on held-out listings, one setting after the other; and the values there.
+
+    The defaults stay where another choice is not better by `MARGIN`.
+    """
 
     def sit(settings: HeadSettings) -> dict[str, Values]:
         return sit_all([fit.head(settings) for fit in fits], exams)
@@ -152,7 +156,7 @@ def choose_settings(fits: Sequence[Fit], exams: Sequence[HeldOut]) -> tuple[Head
                 candidate = replace(best, **{name: choice})  # type: ignore[arg-type]
                 if candidate not in known:
                     known[candidate] = sit(candidate)
-                if score(known[candidate]) > score(known[best]):
+                if score(known[candidate]) > score(known[best]) + MARGIN:
                     best = candidate
         if best == begun:
             break
