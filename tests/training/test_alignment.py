@@ -211,7 +211,7 @@ def test_what_was_not_learned_has_no_share() -> None:
     pooled = make_pooled()
     untrained, uncategorised = Fit(make_start(pooled), pooled, alone(120)), make_fit(pooled, alone(120))
     for fit, shares in ((untrained, [0.5, 0.5, 0, 0]), (uncategorised, [0.35, 0.35, 0.3, 0])):
-        head = fit.head(HeadSettings(shared_weight=0.3, category_weight=0.4))
+        head = fit.head(HeadSettings(picture_weight=0.5, shared_weight=0.3, category_weight=0.4))
         np.testing.assert_allclose(head.weights.detach().square().numpy(), shares, atol=1e-6)
         assert head.category_levels == ()
         np.testing.assert_allclose(np.linalg.norm(embed(head, pooled, "both", 0), axis=1), 1, atol=1e-5)
