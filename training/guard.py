@@ -37,7 +37,6 @@ CHOICES: Mapping[str, Sequence[float | None]] = {
     "category_weight": (0.0, 0.1, 0.2, 0.3, 0.4),
 }
 ROUNDS = 2  # through the choices, at most
-MARGIN = 0.003  # by which the score must rise for a setting to be changed: views are kinder than the offers of others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +138,7 @@ def sit_all(heads: Sequence[VectorHead], exams: Sequence[HeldOut]) -> dict[str, 
 
 
 def choose_settings(fits: Sequence[Fit], exams: Sequence[HeldOut]) -> tuple[HeadSettings, dict[str, Values]]:
-    """The settings with the best score on held-out listings, one setting after the other; and the values there.
-
-    The defaults stay where another choice is not better by `MARGIN`.
-    """
+    """The settings with the best score on held-out listings, one setting after the other; and the values there."""
 
     def sit(settings: HeadSettings) -> dict[str, Values]:
         return sit_all([fit.head(settings) for fit in fits], exams)
@@ -156,7 +152,7 @@ def choose_settings(fits: Sequence[Fit], exams: Sequence[HeldOut]) -> tuple[Head
                 candidate = replace(best, **{name: choice})  # type: ignore[arg-type]
                 if candidate not in known:
                     known[candidate] = sit(candidate)
-                if score(known[candidate]) > score(known[best]) + MARGIN:
+                if score(known[candidate]) > score(known[best]):
                     best = candidate
         if best == begun:
             break
