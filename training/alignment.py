@@ -53,7 +53,7 @@ class HeadSettings:
 
     words: float | None = 3.0
     picture: float | None = 3.0
-    picture_weight: float = 0.4
+    picture_weight: float = 0.5
     shared_weight: float = 0.2
     category_weight: float = 0.2
 

@@ -32,10 +32,9 @@ IMPORTANCE = {"by words": 0.2, "by picture": 0.2, "by both": 0.4, "across": 0.2}
 CHOICES: Mapping[str, Sequence[float | None]] = {
     "picture": (1.0, 3.0, 10.0, None),
     "words": (1.0, 3.0, 10.0, None),
-    "picture_weight": (0.3, 0.4, 0.5, 0.6),
     "shared_weight": (0.1, 0.2, 0.3, 0.4),
-    "category_weight": (0.0, 0.1, 0.2, 0.3, 0.4),
-}
+    "category_weight": (0.0, 0.1, 0.2),
+}  # views are kinder than the offers of others: by views alone words and categories would weigh too much
 ROUNDS = 2  # through the choices, at most
 
 
