@@ -29,7 +29,7 @@ from training.cache import Arrays, fill_arrays
 from training.features import picture_identity
 from training.views import listing_view, picture_view
 
-VERSION = 1  # of the views: raised with every change of training/views.py
+VERSION = 3  # of the views: raised with every change of training/views.py
 Vectors = npt.NDArray[np.float32]
 
 CHUNK = 32  # listings at a time
