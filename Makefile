@@ -1,6 +1,6 @@
 # The developer and the continuous integration call the same targets.
 
-# cpu | gpu: they install faiss-cpu or faiss-gpu, which exclude each other.
+# cpu | gpu: faiss and onnxruntime for either, which exclude each other.
 EXTRA ?= cpu
 # The benchmark that `make bench` runs, and its arguments.
 NAME ?= training
@@ -34,10 +34,10 @@ proto: ## generate item/v1/ from proto/item/v1/item.proto
 bench: $(INSTALLED) ## run one benchmark: make bench NAME=training ARGS="--json FILE"
 	$(PYTHON) -m benchmarks.$(NAME) $(ARGS)
 
-# One stamp an extra. The other extra's wheel goes first: both provide the module `faiss`.
+# One stamp an extra. The other extra's wheels go first: both provide the modules `faiss` and `onnxruntime`.
 $(INSTALLED): pyproject.toml constraints.txt
 	python3.11 -m venv .venv
 	rm -f .venv/.installed-*
-	$(PYTHON) -m pip uninstall --yes --quiet faiss-cpu faiss-gpu
+	$(PYTHON) -m pip uninstall --yes --quiet faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
 	$(PYTHON) -m pip install --constraint constraints.txt --editable '.[$(EXTRA),dev]'
 	touch $@

@@ -138,7 +138,12 @@ class Handlers:
         engine, pictures = self.engine, self.engine.preprocessor.config
         return item_pb2.GetInfoResponse(
             server_version=item.__version__,
-            model=item_pb2.ModelInfo(space=engine.space, vector_width=engine.vector_width, engine=engine.name),
+            model=item_pb2.ModelInfo(
+                space=engine.space,
+                vector_width=engine.vector_width,
+                variant=engine.variant,
+                engine=engine.name,
+            ),
             collections=[] if self.store is None else [collection_info(self.store)],
             limits=item_pb2.Limits(
                 max_inputs=self.limits.max_inputs,

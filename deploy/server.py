@@ -2,6 +2,7 @@
 
     python -m deploy.server --model M                        vectors alone
     python -m deploy.server --model M --index INDEX          search and categories as well
+    python -m deploy.server --model M --index INDEX --variant int8
     python -m deploy.server --model M --index INDEX --host 0.0.0.0 --port 50051
 
 It listens at once and answers UNAVAILABLE, health NOT_SERVING, until model and index are loaded. SIGTERM and SIGINT
@@ -173,6 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", type=Path, metavar="DIR", help="index folder (python -m index.build makes one)")
     parser.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=defaults.port, help="0 takes a free one (%(default)s)")
+    parser.add_argument("--variant", metavar="NAME", help="a variant that deploy.export made (full precision)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of one encoding on the CPU (all cores)")
     parser.add_argument("--max-inputs", type=int, default=limits.max_inputs, help="inputs of a call (%(default)s)")
@@ -196,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def load() -> Loaded:
         store = None if args.index is None else Store.open(args.index)
-        return load_engine(args.model, args.device, args.threads), store
+        return load_engine(args.model, args.device, args.threads, args.variant), store
 
     try:
         limits = Limits(max_inputs=args.max_inputs, max_k=args.max_k, max_message_bytes=args.max_message_mib * MIB)

@@ -61,6 +61,7 @@ class BuildConfig:
     splits: only listings of these splits; empty for all.
     shard_rows: rows that are done, or lost to an interruption, together.
     num_workers: processes that decode pictures, and on the CPU as many that encode; None: one for each core.
+    variant: the model's variant that encodes (deploy.export makes them); None: full precision.
     device: where the encoder runs: "auto" (every GPU there is, else the CPU), "cpu" or "cuda".
     restart: discards the partial work of an interrupted job.
     replace: replaces an index of another space.
@@ -72,6 +73,7 @@ class BuildConfig:
     splits: tuple[str, ...] = ()
     shard_rows: int = 256
     num_workers: int | None = None
+    variant: str | None = None
     device: str = "auto"
     restart: bool = False
     replace: bool = False
@@ -127,7 +129,7 @@ def build(config: BuildConfig) -> Summary | None:
     catalog = find_catalog(config.catalog)
     next(iterate_rows(catalog))  # a file that cannot be read at all is found before anything is started
     before = catalog.stat()
-    engine = load_engine(config.model, "cpu")
+    engine = load_engine(config.model, "cpu", variant=config.variant)
     plan = Plan(
         space=engine.space,
         catalog_sha256=digest(catalog).sha256,
@@ -167,6 +169,7 @@ def make_job(config: BuildConfig, catalog: Path, engine: Engine, folder: Path) -
     """What the workers need to know. Raises ConfigError for a device that is not there."""
     return Job(
         model=resolve_folder(config.model).resolve(),
+        variant=config.variant,
         space=engine.space,
         catalog=catalog.absolute(),  # not resolved: pictures lie beside the link, where it is one
         splits=config.splits,
@@ -288,6 +291,7 @@ def parser() -> argparse.ArgumentParser:
     add("--split", dest="splits", type=split_names, default=(), help="only these splits, for instance train,val")
     add("--shard-rows", type=int, default=BuildConfig.shard_rows, help="rows done together (%(default)s)")
     add("--workers", dest="num_workers", type=int, help="decoders, and on the CPU as many encoders (one for each core)")
+    add("--variant", help="a variant of the model that deploy.export made (full precision)")
     add("--device", choices=DEVICES, default="auto", help="where the encoder runs (%(default)s)")
     add("--restart", action="store_true", help="discard the partial work of an interrupted job")
     add("--replace", action="store_true", help="replace an index of another space")

@@ -50,6 +50,7 @@ class Job:
     """
 
     model: Path
+    variant: str | None
     space: str
     catalog: Path
     splits: tuple[str, ...]
@@ -184,7 +185,7 @@ class Embed:
     """Holds the engine. Raises SpaceError where the model is no longer the one that the job was planned with."""
 
     def __init__(self, job: Job) -> None:
-        self.engine = load_engine(job.model, "cuda" if job.num_gpus else "cpu", num_threads=1)
+        self.engine = load_engine(job.model, "cuda" if job.num_gpus else "cpu", 1, job.variant)
         if self.engine.space != job.space:
             raise SpaceError(f"{job.model}: the model changed while the job was starting; start again")
 

@@ -31,7 +31,7 @@ from scipy.sparse.csgraph import connected_components
 
 from item.catalog.listing import Listing
 from item.catalog.reader import read_catalog, write_refused
-from item.engine.torch_engine import choose_device
+from item.engine.device import choose_device
 from item.errors import CatalogError, ConfigError, ItemError, ModelError
 from item.model.encoder import ITEm
 from item.model.vector import VectorHead
@@ -157,7 +157,7 @@ def load_beginning(arguments: argparse.Namespace) -> tuple[PretrainConfig, ITEm 
 
 def align(arguments: argparse.Namespace) -> None:
     """Reads, draws views, fits, judges, saves, reports."""
-    device, output = choose_device(arguments.device), arguments.output
+    device, output = torch.device(choose_device(arguments.device)), arguments.output
     config, model, preprocessor = load_beginning(arguments)
     if arguments.model is not None and output.resolve() == arguments.model.resolve():
         raise ConfigError(f"output: {output} is the model folder itself; name another")

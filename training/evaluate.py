@@ -25,8 +25,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from item.engine import Engine, load_engine
-from item.engine.torch_engine import choose_device
+from item.engine.device import choose_device
 from item.errors import ConfigError, ItemError, ModelError
 from training.comparison import WAY_OUT, compare
 from training.config import HUB, load_config
@@ -56,7 +58,7 @@ def frozen_encoder(arguments: argparse.Namespace, engine: Engine) -> FrozenEncod
     model = Path(arguments.model)
     cache = arguments.cache or (model / "run" / "frozen" if model.is_dir() else None)
     try:
-        return FrozenEncoder(start, engine.preprocessor.config, choose_device(arguments.device), cache)
+        return FrozenEncoder(start, engine.preprocessor.config, torch.device(choose_device(arguments.device)), cache)
     except ModelError as error:
         raise ModelError(f"starting weights of the baselines: {error}; {WAY_OUT}") from error
 

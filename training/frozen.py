@@ -23,8 +23,8 @@ from item.catalog.listing import Listing
 from item.model.batch import Batch, pad_words
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
-from item.model.folder import space_of
 from item.model.starting import load_bert, start_stem, start_words, stem_statistics, tensor_of
+from item.model.tensors import space_of
 from item.preprocessing.pictures import read_picture
 from item.preprocessing.preprocessor import Preprocessor, PreprocessorConfig
 from item.preprocessing.words import load_tokenizer

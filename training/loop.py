@@ -17,8 +17,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from item.errors import ItemError, ModelError
 from item.model.encoder import ITEm
-from item.model.folder import read_tensors
 from item.model.objectives import MaskedBatch, Pretraining, weighted_sum
+from item.model.tensors import read_tensors
 from item.progress import Progress
 from training.config import PretrainConfig
 

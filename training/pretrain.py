@@ -26,7 +26,7 @@ import torch
 
 from item.catalog.listing import Listing
 from item.catalog.reader import Catalog, Refused, read_catalog, write_refused
-from item.engine.torch_engine import choose_device
+from item.engine.device import choose_device
 from item.errors import CatalogError, ConfigError, ItemError, ListingError
 from item.model.encoder import ITEm
 from item.model.objectives import MaskedBatch, Pretraining
@@ -251,7 +251,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def pretrain(arguments: argparse.Namespace) -> None:
     """Reads, prepares, trains, saves."""
-    config, device = load_config(arguments.config, arguments.overrides), choose_device(arguments.device)
+    config, device = load_config(arguments.config, arguments.overrides), torch.device(choose_device(arguments.device))
     catalog = read_catalog(arguments.catalog)
     output: Path = arguments.output
     claim_folder(output / "run", config, catalog.path, arguments.restart)

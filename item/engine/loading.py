@@ -2,23 +2,61 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
-from item.engine.interface import Engine
+from item.engine.device import choose_device
+from item.engine.interface import Engine, Runner
+from item.engine.model_engine import ModelEngine
+from item.engine.variant import check_model, find_variant, names_of
+from item.errors import ModelError
+from item.model.config import ItemConfig
+from item.model.folder import check_agreement, resolve_folder, space_of_folder
+from item.preprocessing.preprocessor import Preprocessor
+
+FULL_PRECISION = "fp32"  # the variant that computes what the model does
 
 
-def load_engine(folder: str | Path, device: str = "auto", num_threads: int | None = None) -> Engine:
+def load_engine(
+    folder: str | Path, device: str = "auto", num_threads: int | None = None, variant: str | None = None
+) -> Engine:
     """Loads a model folder for inference.
 
     Args:
         folder: a model folder, or a hub repository as owner/name.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         num_threads: threads of one encoding on the CPU; None leaves the process's setting.
+        variant: a variant that `deploy.export` made, or "torch" for the model as it is. None chooses full precision:
+            on a CPU the variant fp32 where it was exported, else torch.
 
     Raises:
-        ModelError: the folder cannot be loaded.
+        ModelError: the folder or the variant cannot be loaded, or they do not belong together.
         ConfigError: there is no such device.
     """
-    from item.engine.torch_engine import TorchEngine
+    folder = resolve_folder(folder)
+    config, preprocessor = ItemConfig.load(folder), Preprocessor.from_pretrained(folder)
+    check_agreement(config, preprocessor)
+    device = choose_device(device)
+    if variant is None:
+        exported = device == "cpu" and FULL_PRECISION in names_of(folder) and find_spec("onnxruntime") is not None
+        variant = FULL_PRECISION if exported else "torch"
+    space = space_of_folder(folder, config, preprocessor)
+    runner: Runner
+    if variant == "torch":
+        from item.engine.torch_runner import TorchRunner
 
-    return TorchEngine.load(folder, device, num_threads)
+        runner = TorchRunner.load(folder, device, "float32", num_threads)
+        return ModelEngine(runner, preprocessor, space)
+    variant_folder, found = find_variant(folder, variant)
+    check_model(variant_folder, found, space)
+    if found.runtime == "torch":
+        from item.engine.torch_runner import TorchRunner
+
+        runner = TorchRunner.load(folder, device, found.precision, num_threads)
+    else:
+        try:
+            from item.engine.onnx_runner import OnnxRunner
+        except ImportError as error:
+            raise ModelError(f"variant: {variant!r} runs on onnxruntime, which is not installed ({error})") from error
+        runner = OnnxRunner(variant_folder, found.precision, config, device, num_threads)
+    return ModelEngine(runner, preprocessor, found.space, found.name)

@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from item.model.attention import ATTENTION
 from item.model.batch import Batch
 from item.model.config import ItemConfig
-from item.model.folder import TENSORS_FILE, load_tensors, resolve_folder, save_tensors
+from item.model.folder import TENSORS_FILE, resolve_folder
 from item.model.stem import make_stem
+from item.model.tensors import load_tensors, save_tensors
 from item.model.vector import PooledWords, VectorHead
 
 GATE_CLOSED = -8.0  # 36 cells together then get less than 2% of one average key's weight

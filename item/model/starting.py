@@ -13,8 +13,9 @@ from torch import Tensor
 
 from item.errors import ModelError
 from item.model.encoder import GATE_CLOSED, ITEm
-from item.model.folder import read_tensors, resolve_folder
+from item.model.folder import resolve_folder
 from item.model.stem import create_backbone, timm_name
+from item.model.tensors import read_tensors
 
 # Our names of a layer's modules -> BERT's.
 LAYER_NAMES = {

@@ -41,6 +41,7 @@ class GatedEngine:
     def __init__(self, inner: Engine) -> None:
         self.inner = inner
         self.name, self.space, self.vector_width = inner.name, inner.space, inner.vector_width
+        self.variant = inner.variant
         self.preprocessor = inner.preprocessor
         self.gate = threading.Semaphore(0)
         self.begun: queue.Queue[list[str]] = queue.Queue()

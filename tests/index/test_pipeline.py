@@ -23,6 +23,7 @@ from item.preprocessing.preprocessor import Preprocessor
 def job(catalog: Path, **changes: object) -> Job:
     values = {
         "model": Path("M"),
+        "variant": None,
         "space": "5" * 64,
         "catalog": catalog,
         "splits": (),

@@ -18,8 +18,8 @@ from item.errors import ConfigError, ModelError
 from item.model.batch import Batch, collate
 from item.model.config import CONFIG_FILE, AttentionKind, ItemConfig
 from item.model.encoder import GATE_CLOSED, ITEm, pack
-from item.model.folder import space_of
 from item.model.starting import load_bert, start_words
+from item.model.tensors import space_of
 from item.preprocessing.prepared import Prepared
 from item.preprocessing.preprocessor import Preprocessor
 from tests.model import oracle

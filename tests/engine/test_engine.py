@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from item.catalog.listing import Listing, Picture
 from item.engine import Engine, load_engine
-from item.engine import torch_engine as module
+from item.engine.model_engine import ModelEngine
 from item.errors import ConfigError, ModelError
 
 
@@ -30,7 +30,8 @@ def test_a_vector_does_not_depend_on_its_company(
 ) -> None:
     whole = engine.encode(listings).vectors
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "TOKEN_BUDGET", budget)
+        assert isinstance(engine, ModelEngine)
+        patched.setattr(engine.runner, "token_budget", budget)
         some = engine.encode([listings[row] for row in rows]).vectors
     np.testing.assert_allclose(some, whole[rows], atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-5)

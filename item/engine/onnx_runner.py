@@ -1,0 +1,139 @@
+"""Runs a variant's graphs on ONNX Runtime: stem, layers, vector head, each only for the listings that need it.
+
+Nothing here imports torch, so that a server is ready in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from item.engine.interface import Vectors
+from item.engine.packing import pack
+from item.engine.variant import LAYERS_FILE, STEM_FILE, VECTOR_FILE, again
+from item.errors import ConfigError, ModelError
+from item.model.config import ItemConfig
+from item.preprocessing.prepared import Prepared
+
+STEM_BATCH = 16  # pictures of one run through the stem: its feature maps stay in the caches
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+Array = npt.NDArray[Any]
+
+
+class OnnxRunner:
+    """Stem, layers and vector head of one variant; see `item.engine.interface.Runner`.
+
+    Args:
+        folder: of the variant, checked before (item.engine.variant).
+        precision: for the name.
+        device: "cpu", "cuda" or "cuda:N".
+        num_threads: of one run on the CPU; None: one for each core.
+    """
+
+    packed = True
+    token_budget = 2048  # more gains nothing on a CPU: the caches overflow
+
+    def __init__(
+        self, folder: Path, precision: str, config: ItemConfig, device: str = "cpu", num_threads: int | None = None
+    ) -> None:
+        self.config = config
+        self.stem, self.layers, self.head = (
+            start_session(folder, file, device, num_threads) for file in (STEM_FILE, LAYERS_FILE, VECTOR_FILE)
+        )
+        properties = self.head.get_modelmeta().custom_metadata_map
+        self.reads_state = properties["reads_state"] == "true"
+        self.num_cells, self.cell_width = self.shape_of(self.layers, "cells")[1:]
+        self.pooled_width = self.shape_of(self.head, "pooled")[1]
+        self.vector_width = config.vector_width
+        self.name = f"onnxruntime {device.partition(':')[0]} {precision}"
+
+    @staticmethod
+    def shape_of(session: onnxruntime.InferenceSession, name: str) -> list[Any]:
+        """The shape of an input."""
+        return next(one.shape for one in session.get_inputs() if one.name == name)
+
+    def run(self, prepared: Sequence[Prepared]) -> Vectors:
+        """(N, D) float32 of unit norm; see `item.engine.interface.Runner`."""
+        has_words = np.array([[one.word_ids is not None] for one in prepared])
+        has_picture = np.array([[one.pixels is not None] for one in prepared])
+        cells, pooled = self.run_stem([one.pixels for one in prepared if one.pixels is not None])
+        of_pictures = np.zeros((len(prepared), self.pooled_width), np.float32)
+        of_pictures[has_picture[:, 0]] = pooled
+        g, means = self.run_layers(prepared, cells, has_words[:, 0], has_picture[:, 0])
+        inputs = {
+            "g": g,
+            "means": means,
+            "pooled": of_pictures,
+            "has_words": has_words.astype(np.float32),
+            "has_picture": has_picture.astype(np.float32),
+        }
+        return np.asarray(self.head.run(["vectors"], inputs)[0])
+
+    def run_stem(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> tuple[Array, Array]:
+        """P pictures -> (P, m, C) cells and (P, F) pooled."""
+        parts = [
+            self.stem.run(["cells", "pooled"], {"pixels": np.stack(pictures[start : start + STEM_BATCH])})
+            for start in range(0, len(pictures), STEM_BATCH)
+        ]
+        if len(parts) == 1:
+            return parts[0][0], parts[0][1]
+        none = [
+            np.zeros((0, self.num_cells, self.cell_width), np.float32),
+            np.zeros((0, self.pooled_width), np.float32),
+        ]
+        cells, pooled = (np.concatenate(column) for column in zip(none, *parts, strict=True))
+        return cells, pooled
+
+    def run_layers(
+        self, prepared: Sequence[Prepared], cells: Array, has_words: Array, has_picture: Array
+    ) -> tuple[Array, Array]:
+        """[CLS]'s state and the words' means, (N, D) and (N, 2, D).
+
+        A head whose P_g is 0 reads nothing of the layers from a listing without words: it does not enter them.
+        """
+        enters = np.ones(len(prepared), bool) if self.reads_state else has_words
+        width = self.config.width
+        if not enters.any():
+            return np.zeros((len(prepared), width), np.float32), np.zeros((len(prepared), 2, width), np.float32)
+        packed = pack(
+            [one for one, does in zip(prepared, enters, strict=True) if does],
+            self.num_cells,
+            self.config.cls_id,
+            self.config.sep_id,
+        )
+        inputs = {**packed.inputs(), "cells": cells[enters[has_picture]]}
+        g, means = self.layers.run(["g", "means"], inputs)
+        if enters.all():
+            return g, means
+        all_g, all_means = np.zeros((len(prepared), width), np.float32), np.zeros((len(prepared), 2, width), np.float32)
+        all_g[enters], all_means[enters] = g, means
+        return all_g, all_means
+
+
+def start_session(folder: Path, file: str, device: str, num_threads: int | None) -> onnxruntime.InferenceSession:
+    """A session of one graph.
+
+    Raises:
+        ModelError: the file is no graph that this ONNX Runtime can run.
+        ConfigError: this ONNX Runtime does not run on the device.
+    """
+    kind, _, index = device.partition(":")
+    if PROVIDERS[kind] not in onnxruntime.get_available_providers():
+        raise ConfigError(f"device: this ONNX Runtime does not run on {kind!r}; install the extra gpu, or use cpu")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; warnings are about optimisations
+    options.enable_mem_pattern = False  # shapes vary from run to run
+    options.intra_op_num_threads = num_threads or 0
+    # Three sessions and the readers share the cores: a thread that spins while it waits takes one from the others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    provider = (PROVIDERS[kind], {"device_id": index}) if index else PROVIDERS[kind]
+    try:
+        return onnxruntime.InferenceSession(folder / file, options, providers=[provider])
+    except Exception as error:  # its errors have no public base
+        raise ModelError(f"{folder / file}: ONNX Runtime cannot run it ({error}); {again(folder)}") from error

@@ -1,0 +1,73 @@
+"""Listings side by side without padding: the indices that the layers' graph takes (item.export.encoder).
+
+Tokens are packed as text first and then cells: [CLS] w_1..w_n [SEP] of listing 0, of listing 1, ..., and the m cells of
+each picture in turn. Attention alone sees them as B rows of T tokens, text before cells, padded at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from item.preprocessing.prepared import Prepared
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """B listings' tokens, n of text and N in all; T of the longest listing.
+
+    word_ids, positions: (n,), of the text tokens, [CLS] included.
+    gather: (B, T), the packed row of each padded place (any, at padding). scatter: (N,), the reverse, into B T.
+    padding: (B, 1, 1, T), 0 or -inf. is_text: (B, T), 1 at [CLS] and words.
+    pooling: (B, 2, T), each token's weight in the mean up to the first [SEP] and in that over all text.
+    """
+
+    word_ids: Ints
+    positions: Ints
+    gather: Ints
+    scatter: Ints
+    padding: Floats
+    is_text: Floats
+    pooling: Floats
+
+    def inputs(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The graph's inputs, by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def pack(prepared: Sequence[Prepared], num_cells: int, cls_id: int, sep_id: int) -> Packed:
+    """The indices of B listings, at least one."""
+    texts = [np.empty(0, np.int32) if one.word_ids is None else one.word_ids for one in prepared]
+    num_text = np.array([1 + len(ids) for ids in texts])
+    cells = np.array([0 if one.pixels is None else num_cells for one in prepared])
+    place = np.arange((num_text + cells).max())
+    is_text = place < num_text[:, None]
+    present = place < (num_text + cells)[:, None]
+    first_text, first_cell = np.cumsum(num_text) - num_text, num_text.sum() + np.cumsum(cells) - cells
+    gather = np.where(is_text, first_text[:, None] + place, first_cell[:, None] + place - num_text[:, None])
+    gather = np.where(present, gather, 0)
+    scatter = np.empty(present.sum(), dtype=np.int64)
+    scatter[gather[present]] = np.flatnonzero(present)
+    titles = np.array([1 + title_length(ids, sep_id) for ids in texts])
+    pooling = np.stack([place < titles[:, None], is_text], axis=1) / np.stack([titles, num_text], axis=1)[..., None]
+    pooling[num_text == 1] = 0
+    return Packed(
+        word_ids=np.concatenate([part for ids in texts for part in ([cls_id], ids)]).astype(np.int64),
+        positions=np.broadcast_to(place, is_text.shape)[is_text],
+        gather=gather,
+        scatter=scatter,
+        padding=np.where(present, 0, -np.inf).astype(np.float32)[:, None, None],
+        is_text=is_text.astype(np.float32),
+        pooling=pooling.astype(np.float32),
+    )
+
+
+def title_length(ids: npt.NDArray[np.int32], sep_id: int) -> int:
+    """Tokens up to the first [SEP], it included; 0 without words."""
+    return int(np.argmax(ids == sep_id)) + 1 if len(ids) else 0

@@ -1,0 +1,1 @@
+"""From a model to the ONNX graphs of its variants: what `deploy.export` writes and `item.engine` runs."""

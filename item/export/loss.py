@@ -1,0 +1,91 @@
+"""What a variant loses: its vectors and its search results against those of full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from item.engine.interface import Engine, Vectors
+from item.preprocessing.prepared import MODALITIES, Modality, Prepared
+from item.progress import Progress
+
+MIN_OVERLAP = 0.97  # of the ten nearest: from here on the results are those of full precision
+MIN_LISTINGS = 1000  # on fewer the overlap is too uncertain
+NEAREST = 10
+CHUNK = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """By one modality, on `listings` listings, each as a query against all others.
+
+    cosine_mean, cosine_min: of the variant's vector and the full-precision one.
+    overlap_at_10: share of the ten nearest in full precision that the variant's query finds among full-precision
+        vectors, as in an index that was built before. overlap_at_10_own: in an index of the variant's own vectors.
+    """
+
+    listings: int
+    cosine_mean: float
+    cosine_min: float
+    overlap_at_10: float
+    overlap_at_10_own: float
+
+
+def measure_loss(variant: Engine, full: Engine, prepared: Sequence[Prepared]) -> dict[Modality, Loss]:
+    """The loss by each modality that more than ten listings have."""
+    losses: dict[Modality, Loss] = {}
+    progress = Progress("measuring the loss", len(MODALITIES) * len(prepared), "listings")
+    for modality in MODALITIES:
+        shown = [kept for one in prepared if has(one, modality) and (kept := one.only(modality)) is not None]
+        of_variant, of_full = [], []
+        for start in range(0, len(shown), CHUNK):
+            chunk = shown[start : start + CHUNK]
+            of_variant.append(variant.encode_prepared(chunk))
+            of_full.append(full.encode_prepared(chunk))
+            progress.update(len(chunk))
+        progress.update(len(prepared) - len(shown))
+        if len(shown) > NEAREST:
+            losses[modality] = compare(np.concatenate(of_variant), np.concatenate(of_full))
+    progress.close()
+    return losses
+
+
+def has(one: Prepared, modality: Modality) -> bool:
+    """Whether a listing has all that a modality speaks of."""
+    needed = {"words": (one.word_ids,), "picture": (one.pixels,), "both": (one.word_ids, one.pixels)}[modality]
+    return all(part is not None for part in needed)
+
+
+def compare(variant: Vectors, full: Vectors) -> Loss:
+    """(N, D) of a variant and of full precision, row by row the same listings -> the loss."""
+    cosines = (variant * full).sum(1)
+    expected = nearest(full, full)
+    return Loss(
+        listings=len(full),
+        cosine_mean=float(cosines.mean()),
+        cosine_min=float(cosines.min()),
+        overlap_at_10=overlap(nearest(variant, full), expected),
+        overlap_at_10_own=overlap(nearest(variant, variant), expected),
+    )
+
+
+def nearest(queries: Vectors, gallery: Vectors) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """(N, 10): for each row of queries the nearest rows of the gallery, without the row of the same number."""
+    similarities = queries @ gallery.T
+    np.fill_diagonal(similarities, -np.inf)
+    return np.argpartition(-similarities, NEAREST - 1, axis=1)[:, :NEAREST]
+
+
+def overlap(found: np.ndarray[Any, np.dtype[np.int64]], expected: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+    """The mean share of `expected` that was found."""
+    return float(np.mean([len(set(one) & set(other)) / NEAREST for one, other in zip(found, expected, strict=True)]))
+
+
+def keeps_space(losses: dict[Modality, Loss]) -> bool:
+    """Whether the variant's vectors may be compared with full-precision ones: by every modality, on enough listings."""
+    return bool(losses) and all(
+        loss.overlap_at_10 >= MIN_OVERLAP and loss.listings >= MIN_LISTINGS for loss in losses.values()
+    )

@@ -1,0 +1,179 @@
+"""Makes the variants of a model folder: fp32 and int8 for ONNX Runtime, bf16 and fp16 for torch on a GPU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from item.engine.interface import Engine
+from item.engine.loading import load_engine
+from item.engine.model_engine import ModelEngine
+from item.engine.onnx_runner import OnnxRunner
+from item.engine.torch_runner import PRECISIONS, TorchRunner
+from item.engine.variant import ADAPTED_FILE, LAYERS_FILE, STEM_FILE, VECTOR_FILE, Variant
+from item.errors import ConfigError, ModelError
+from item.export.calibration import as_all_kinds, collect_inputs
+from item.export.encoder import LayersGraph, Linear, float_linear, layer_linears, vector_graph
+from item.export.files import digests, publish, write_graphs
+from item.export.graph import OPSET
+from item.export.loss import Loss, keeps_space, measure_loss
+from item.export.quantised import QuantisedLinears
+from item.export.stem import stem_graph
+from item.model.config import ItemConfig
+from item.model.encoder import ITEm, Layer
+from item.model.folder import check_agreement, space_of_folder
+from item.preprocessing.prepared import Modality, Prepared
+from item.preprocessing.preprocessor import Preprocessor
+from item.progress import Progress
+from item.quantisation.int8 import Int8Linear, fit_linear
+
+NAMES = ("fp32", "int8", "bf16", "fp16")
+MAX_DIFFERENCE = 1e-4  # of any element of a unit vector, fp32 against torch: rounding, added up in another order
+PARITY = 64  # listings that parity is measured on, drawn at random where none are given
+
+
+class Exporter:
+    """A model folder, and the listings that its variants are fitted to and measured on.
+
+    Args:
+        folder: of the model.
+        calibration: listings for the scales of int8.
+        measured: listings for the loss; may be empty for fp32.
+
+    Raises:
+        ModelError: the folder cannot be loaded.
+    """
+
+    def __init__(self, folder: Path, calibration: Sequence[Prepared] = (), measured: Sequence[Prepared] = ()) -> None:
+        self.folder, self.calibration, self.measured = folder, calibration, measured
+        self.preprocessor = Preprocessor.from_pretrained(folder)
+        self.config = ItemConfig.load(folder)
+        check_agreement(self.config, self.preprocessor)
+        self.model = ITEm.from_pretrained(folder)
+        self.space = space_of_folder(folder, self.config, self.preprocessor)
+
+    def export(self, name: str) -> tuple[Path, Variant]:
+        """Makes one variant and puts it into the folder, in place of an older one.
+
+        Raises:
+            ConfigError: there is no such variant, or no listings for one that needs them.
+            ModelError: the variant does not compute what the model does.
+        """
+        if name not in NAMES:
+            raise ConfigError(f"variant: {name!r} is none of {', '.join(NAMES)}")
+        if name != "fp32" and not self.measured:
+            raise ConfigError(f"catalog: {name} is fitted to listings and measured on them; give --catalog")
+        made: list[Variant] = []
+
+        def write(folder: Path) -> Variant:
+            made.append({"fp32": self.write_fp32, "int8": self.write_int8}.get(name, self.write_half)(folder, name))
+            return made[0]
+
+        return publish(self.folder, name, write), made[0]
+
+    def write_fp32(self, folder: Path, name: str) -> Variant:
+        """The model as it is."""
+        self.write_graphs(folder, float_linear)
+        kinds = [kind for one in self.measured[:PARITY] or drawn_inputs(self.config) for kind in as_all_kinds(one)]
+        engine = self.engine(OnnxRunner(folder, "float32", self.config))
+        reference = load_engine(self.folder, "cpu", variant="torch")
+        difference = float(np.abs(engine.encode_prepared(kinds) - reference.encode_prepared(kinds)).max())
+        if not difference <= MAX_DIFFERENCE:
+            raise ModelError(f"{self.folder}: the exported graphs differ from torch by {difference:.2g}; report this")
+        measured = {"inputs": len(kinds), "max_difference": difference}
+        return self.variant(folder, name, "float32", "ONNX graphs in full precision", measured, same_space=True)
+
+    def write_int8(self, folder: Path, name: str) -> Variant:
+        """Layers in 8 bits (item.quantisation.int8), stem and vector head as they are."""
+        kinds = [kind for one in self.calibration for kind in as_all_kinds(one)]
+        self.write_graphs(folder, QuantisedLinears(fit_layers(self.model, kinds)))
+        losses = self.losses(OnnxRunner(folder, "int8", self.config))
+        measured = {"calibrated_on": len(self.calibration), **of_losses(losses)}
+        method = "W8A8 of the layers, static scales, smoothed, outlier channels apart; stem and vector head in float32"
+        return self.variant(folder, name, "int8", method, measured, same_space=keeps_space(losses))
+
+    def write_half(self, folder: Path, name: str) -> Variant:
+        """The model under torch's autocast: no files of its own."""
+        assert name in PRECISIONS
+        losses = self.losses(TorchRunner.load(self.folder, "cpu", name, None))
+        method = f"torch, {name} in stem and layers; the vector head in float32"
+        return self.variant(folder, name, name, method, of_losses(losses), same_space=keeps_space(losses))
+
+    def losses(self, runner: OnnxRunner | TorchRunner) -> dict[Modality, Loss]:
+        """What a runner of this model loses against full precision."""
+        return measure_loss(self.engine(runner), load_engine(self.folder, "cpu"), self.measured)
+
+    def engine(self, runner: OnnxRunner | TorchRunner) -> Engine:
+        """An engine of this model around a runner."""
+        return ModelEngine(runner, self.preprocessor, self.space)
+
+    def write_graphs(self, folder: Path, linear: Linear) -> None:
+        """All graphs; the layers with and without adapters."""
+        metadata = {"space": self.space, "producer": "item"}
+        graphs = {
+            STEM_FILE: stem_graph(self.model, metadata),
+            LAYERS_FILE: LayersGraph(self.model, linear).build(metadata),
+            ADAPTED_FILE: LayersGraph(self.model, linear, adapters=True).build(metadata),
+            VECTOR_FILE: vector_graph(self.model, metadata),
+        }
+        write_graphs(folder, graphs)
+
+    def variant(
+        self, folder: Path, name: str, precision: str, method: str, measured: dict[str, Any], *, same_space: bool
+    ) -> Variant:
+        """What `variant.json` says. A variant whose results are not the model's has a space of its own."""
+        files = digests(folder)
+        own = hashlib.sha256(f"{self.space} {name} {sorted(files.items())}".encode()).hexdigest()
+        return Variant(
+            name=name,
+            runtime="torch" if name in PRECISIONS else "onnxruntime",
+            precision=precision,
+            model_space=self.space,
+            space=self.space if same_space else own,
+            opset=0 if name in PRECISIONS else OPSET,
+            files=files,
+            method=method,
+            measured=measured,
+        )
+
+
+def fit_layers(model: ITEm, prepared: Sequence[Prepared]) -> dict[str, Int8Linear]:
+    """Each linear layer of the graph in 8 bits, fitted to what enters it."""
+    inputs = collect_inputs(model, prepared)
+    parameters = {
+        f"layers.{index}.{name}": parameters
+        for index, layer in enumerate(model.layers)
+        for name, parameters in layer_linears(cast(Layer, layer)).items()
+    }
+    progress = Progress("fitting scales", len(parameters), "linear layers")
+    fitted = {}
+    for name, (weight, bias) in parameters.items():
+        fitted[name] = fit_linear(inputs.pop(name), weight, bias)
+        progress.update()
+    progress.close()
+    return fitted
+
+
+def drawn_inputs(config: ItemConfig) -> list[Prepared]:
+    """Words and pictures drawn at random, of all lengths, for parity alone."""
+    generator = np.random.default_rng(0)
+    shape = (3, config.picture_size, config.picture_size)
+
+    def words(count: int) -> npt.NDArray[np.int32]:
+        return np.append(generator.integers(0, config.vocab_size, count), config.sep_id).astype(np.int32)
+
+    return [
+        Prepared(word_ids=words(1 + i % config.max_words), pixels=generator.integers(0, 256, shape, dtype=np.uint8))
+        for i in range(PARITY)
+    ]
+
+
+def of_losses(losses: dict[Modality, Loss]) -> dict[str, Any]:
+    """Losses as `variant.json` holds them."""
+    return {modality: asdict(loss) for modality, loss in losses.items()}

@@ -1,0 +1,1 @@
+"""Fewer bits for the encoder's numbers, with the loss measured."""
