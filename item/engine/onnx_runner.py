@@ -116,6 +116,17 @@ class OnnxRunner:
         return all_g, all_means
 
 
+def session_options(num_threads: int | None) -> onnxruntime.SessionOptions:
+    """How all graphs run."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; warnings are about optimisations
+    options.enable_mem_pattern = False  # shapes vary from run to run
+    options.intra_op_num_threads = num_threads or 0
+    # Three sessions and the readers share the cores: a thread that spins while it waits takes one from the others.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 def start_session(folder: Path, file: str, device: str, num_threads: int | None) -> onnxruntime.InferenceSession:
     """A session of one graph.
 
@@ -126,14 +137,8 @@ def start_session(folder: Path, file: str, device: str, num_threads: int | None)
     kind, _, index = device.partition(":")
     if PROVIDERS[kind] not in onnxruntime.get_available_providers():
         raise ConfigError(f"device: this ONNX Runtime does not run on {kind!r}; install the extra gpu, or use cpu")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; warnings are about optimisations
-    options.enable_mem_pattern = False  # shapes vary from run to run
-    options.intra_op_num_threads = num_threads or 0
-    # Three sessions and the readers share the cores: a thread that spins while it waits takes one from the others.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     provider = (PROVIDERS[kind], {"device_id": index}) if index else PROVIDERS[kind]
     try:
-        return onnxruntime.InferenceSession(folder / file, options, providers=[provider])
+        return onnxruntime.InferenceSession(folder / file, session_options(num_threads), providers=[provider])
     except Exception as error:  # its errors have no public base
         raise ModelError(f"{folder / file}: ONNX Runtime cannot run it ({error}); {again(folder)}") from error

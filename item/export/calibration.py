@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -14,17 +13,20 @@ from torch import Tensor, nn
 from item.export.graph import Array
 from item.model.batch import collate
 from item.model.encoder import ITEm, Layer
-from item.preprocessing.prepared import Prepared
+from item.preprocessing.prepared import Modality, Prepared
 
-ROWS = 2048  # of each layer's inputs that are kept, drawn at random from all tokens
+ROWS = 4096  # of each layer's inputs that are kept, drawn at random from all tokens
 LISTINGS = 32  # of one run
 
 
-def as_all_kinds(one: Prepared) -> list[Prepared]:
-    """A listing by its words, by its picture and by both, as far as it has them."""
-    if one.word_ids is None or one.pixels is None:
-        return [one]
-    return [replace(one, pixels=None), replace(one, word_ids=None), one]
+def shown_by(prepared: Sequence[Prepared], modality: Modality) -> list[Prepared]:
+    """The listings by one modality; those that lack something of it are left out."""
+
+    def has_all(one: Prepared) -> bool:
+        has_words, has_picture = one.word_ids is not None, one.pixels is not None
+        return {"words": has_words, "picture": has_picture, "both": has_words and has_picture}[modality]
+
+    return [kept for one in prepared if has_all(one) and (kept := one.only(modality)) is not None]
 
 
 def linear_inputs(model: ITEm) -> dict[str, nn.Module]:
@@ -40,7 +42,10 @@ def linear_inputs(model: ITEm) -> dict[str, nn.Module]:
 
 @torch.inference_mode()
 def collect_inputs(model: ITEm, prepared: Sequence[Prepared]) -> dict[str, Array]:
-    """name -> (rows, in) float32, a sample of what enters each linear layer: some tokens of each run, no padding."""
+    """name -> (rows, in) float32, a sample of what enters each linear layer: as many tokens of each run, no padding.
+
+    Runs are of listings in their order: kinds that follow each other have equal shares, whatever their lengths.
+    """
     generator = np.random.default_rng(0)
     kept: dict[str, list[Array]] = defaultdict(list)
     drawn = torch.zeros(0, dtype=torch.int64)

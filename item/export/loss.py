@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from item.engine.interface import Engine, Vectors
+from item.export.calibration import shown_by
 from item.preprocessing.prepared import MODALITIES, Modality, Prepared
 from item.progress import Progress
 
@@ -39,7 +40,7 @@ def measure_loss(variant: Engine, full: Engine, prepared: Sequence[Prepared]) ->
     losses: dict[Modality, Loss] = {}
     progress = Progress("measuring the loss", len(MODALITIES) * len(prepared), "listings")
     for modality in MODALITIES:
-        shown = [kept for one in prepared if has(one, modality) and (kept := one.only(modality)) is not None]
+        shown = shown_by(prepared, modality)
         of_variant, of_full = [], []
         for start in range(0, len(shown), CHUNK):
             chunk = shown[start : start + CHUNK]
@@ -51,12 +52,6 @@ def measure_loss(variant: Engine, full: Engine, prepared: Sequence[Prepared]) ->
             losses[modality] = compare(np.concatenate(of_variant), np.concatenate(of_full))
     progress.close()
     return losses
-
-
-def has(one: Prepared, modality: Modality) -> bool:
-    """Whether a listing has all that a modality speaks of."""
-    needed = {"words": (one.word_ids,), "picture": (one.pixels,), "both": (one.word_ids, one.pixels)}[modality]
-    return all(part is not None for part in needed)
 
 
 def compare(variant: Vectors, full: Vectors) -> Loss:

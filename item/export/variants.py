@@ -18,8 +18,8 @@ from item.engine.onnx_runner import OnnxRunner
 from item.engine.torch_runner import PRECISIONS, TorchRunner
 from item.engine.variant import ADAPTED_FILE, LAYERS_FILE, STEM_FILE, VECTOR_FILE, Variant
 from item.errors import ConfigError, ModelError
-from item.export.calibration import as_all_kinds, collect_inputs
-from item.export.encoder import LayersGraph, Linear, float_linear, layer_linears, vector_graph
+from item.export.calibration import collect_inputs, shown_by
+from item.export.encoder import LayersGraph, Linear, float_linear, layer_linears, reads_state, vector_graph
 from item.export.files import digests, publish, write_graphs
 from item.export.graph import OPSET
 from item.export.loss import Loss, keeps_space, measure_loss
@@ -28,7 +28,7 @@ from item.export.stem import stem_graph
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm, Layer
 from item.model.folder import check_agreement, space_of_folder
-from item.preprocessing.prepared import Modality, Prepared
+from item.preprocessing.prepared import MODALITIES, Modality, Prepared
 from item.preprocessing.preprocessor import Preprocessor
 from item.progress import Progress
 from item.quantisation.int8 import Int8Linear, fit_linear
@@ -80,7 +80,8 @@ class Exporter:
     def write_fp32(self, folder: Path, name: str) -> Variant:
         """The model as it is."""
         self.write_graphs(folder, float_linear)
-        kinds = [kind for one in self.measured[:PARITY] or drawn_inputs(self.config) for kind in as_all_kinds(one)]
+        some = self.measured[:PARITY] or drawn_inputs(self.config)
+        kinds = [kind for modality in MODALITIES for kind in shown_by(some, modality)]
         engine = self.engine(OnnxRunner(folder, "float32", self.config))
         reference = load_engine(self.folder, "cpu", variant="torch")
         difference = float(np.abs(engine.encode_prepared(kinds) - reference.encode_prepared(kinds)).max())
@@ -91,7 +92,9 @@ class Exporter:
 
     def write_int8(self, folder: Path, name: str) -> Variant:
         """Layers in 8 bits (item.quantisation.int8), stem and vector head as they are."""
-        kinds = [kind for one in self.calibration for kind in as_all_kinds(one)]
+        entering = [modality for modality in MODALITIES if modality != "picture" or reads_state(self.model)]
+        kinds = [kind for modality in entering for kind in shown_by(self.calibration, modality)]
+        kinds = kinds or list(self.calibration)  # a catalogue without words never enters them
         self.write_graphs(folder, QuantisedLinears(fit_layers(self.model, kinds)))
         losses = self.losses(OnnxRunner(folder, "int8", self.config))
         measured = {"calibrated_on": len(self.calibration), **of_losses(losses)}
