@@ -10,17 +10,20 @@ INSTALLED := .venv/.installed-$(EXTRA)
 CHECKED := item training index deploy benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint proto bench
+.PHONY: help demo test lint proto bench gpu-check
 .DELETE_ON_ERROR:
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## a sample shop, trained, indexed, served and searched, in minutes; leaves demo/index.html
 	$(PYTHON) -m deploy.demo
 
 test: $(INSTALLED) ## run the tests
 	$(PYTHON) -m pytest
+
+gpu-check: $(INSTALLED) ## on a machine with a GPU: each path there against the CPU; elsewhere: what was skipped
+	$(PYTHON) -m pytest tests/gpu
 
 lint: $(INSTALLED) ## ruff, mypy --strict, and whether the generated contract is up to date
 	$(PYTHON) -m ruff check .

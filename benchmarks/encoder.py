@@ -8,11 +8,11 @@
 twice), its catalogue and its second offers. Speed is measured on `small` and `base` with random weights, which it does
 not depend on.
 
-Layers alone, on the same tokens: `fp32_vs_peak` is the share of the best square matrix product of this machine (the
-better of torch's and ONNX Runtime's), `fp32_vs_eager` the speed over torch's, `int8_vs_fp32` that of 8 bits. Whole
-encodings: `*_with_stem`, and `picture_without_layers`, which a trained head allows (item.engine.onnx_runner). Real
-listings: `mixed_lengths_vs_padded_eager`, against torch on batches of 32 in their order, padded; and
-`mixed_vs_equal_lengths`, tokens a second against as many tokens in listings of one length.
+Layers alone, on the same tokens: `fp32_vs_peak` is, of the work that is done, the share of the best square matrix
+product of this machine (the better of torch's and ONNX Runtime's), `fp32_vs_eager` the speed over torch's,
+`int8_vs_fp32` that of 8 bits. Whole encodings: `*_with_stem`, and `picture_without_layers`, which a trained head allows
+(item.engine.onnx_runner). Real listings: `mixed_lengths_vs_padded_eager`, against torch on batches of 32 in their
+order, padded; and `mixed_vs_equal_lengths`, tokens a second against as many tokens in listings of one length.
 Trained models: `overlap_*`, `recall_*` and `recall_kept_*`, with 95% intervals over the queries in `against`.
 Runs alternate, and figures are medians, because machines are shared.
 """
@@ -149,10 +149,16 @@ def matrix_products() -> dict[str, Callable[[], object]]:
     return {"torch": lambda: left @ right, "onnxruntime": lambda: session.run(None, {"x": left.numpy()})}
 
 
-def layer_flops(config: ItemConfig, lengths: Sequence[int]) -> int:
-    """Multiplications and additions of the layers for listings of so many tokens."""
-    D, M = config.width, config.mlp_width
-    return config.num_layers * sum(2 * T * (4 * D * D + 2 * D * M) + 4 * T * T * D for T in lengths)
+def layer_flops(config: ItemConfig, prepared: Sequence[Prepared], num_cells: int) -> int:
+    """Multiplications and additions of the layers: of the last one, queries and all that follows are of text alone."""
+    D, M, L = config.width, config.mlp_width, config.num_layers
+    flops = 0
+    for one in prepared:
+        T = num_tokens(one, num_cells)
+        n = T if one.pixels is None else T - num_cells
+        for rows in [T] * (L - 1) + [n]:
+            flops += 2 * T * 3 * D * D + rows * (2 * D * D + 4 * D * M + 4 * T * D)
+    return flops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +208,7 @@ def speed(shape: str, size: Size, folder: Path) -> list[Result]:
             where = f"{shape}, {modality}, batch {count}"
             prepared = drawn(model.config, count, modality)
             inputs = layer_inputs(model, prepared)
-            flops = layer_flops(model.config, [num_tokens(one, model.stem.num_cells) for one in prepared])
+            flops = layer_flops(model.config, prepared, model.stem.num_cells)
             *peaks, of_eager, of_fp32, of_int8 = alternate(
                 size.repeats,
                 *products.values(),

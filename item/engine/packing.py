@@ -20,18 +20,21 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """B listings' tokens, n of text and N in all; T of the longest listing.
+    """B listings' tokens, n of text and N in all; T of the longest listing, t of the longest text.
 
     word_ids, positions: (n,), of the text tokens, [CLS] included.
     gather: (B, T), the packed row of each padded place (any, at padding). scatter: (N,), the reverse, into B T.
+    gather_text: (B, t), scatter_text: (n,), the same of text alone, which is what the last layer gives out.
     padding: (B, 1, 1, T), 0 or -inf. is_text: (B, T), 1 at [CLS] and words.
-    pooling: (B, 2, T), each token's weight in the mean up to the first [SEP] and in that over all text.
+    pooling: (B, 2, t), each token's weight in the mean up to the first [SEP] and in that over all text.
     """
 
     word_ids: Ints
     positions: Ints
     gather: Ints
     scatter: Ints
+    gather_text: Ints
+    scatter_text: Ints
     padding: Floats
     is_text: Floats
     pooling: Floats
@@ -54,14 +57,18 @@ def pack(prepared: Sequence[Prepared], num_cells: int, cls_id: int, sep_id: int)
     gather = np.where(present, gather, 0)
     scatter = np.empty(present.sum(), dtype=np.int64)
     scatter[gather[present]] = np.flatnonzero(present)
+    of_text = is_text[:, : num_text.max()]
     titles = np.array([1 + title_length(ids, sep_id) for ids in texts])
-    pooling = np.stack([place < titles[:, None], is_text], axis=1) / np.stack([titles, num_text], axis=1)[..., None]
+    in_title = place[: num_text.max()] < titles[:, None]
+    pooling = np.stack([in_title, of_text], axis=1) / np.stack([titles, num_text], axis=1)[..., None]
     pooling[num_text == 1] = 0
     return Packed(
         word_ids=np.concatenate([part for ids in texts for part in ([cls_id], ids)]).astype(np.int64),
         positions=np.broadcast_to(place, is_text.shape)[is_text],
         gather=gather,
         scatter=scatter,
+        gather_text=np.where(of_text, gather[:, : num_text.max()], 0),
+        scatter_text=np.flatnonzero(of_text),
         padding=np.where(present, 0, -np.inf).astype(np.float32)[:, None, None],
         is_text=is_text.astype(np.float32),
         pooling=pooling.astype(np.float32),

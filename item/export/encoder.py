@@ -4,7 +4,8 @@ The layers run on *packed* tokens: those of all listings one after another, (N, 
 padded, B listings by T tokens, and the graph takes the indices both ways as inputs (item.engine.packing makes them).
 
 Shapes: B listings, P pictures, n text tokens ([CLS], words, [SEP]) of all listings, m cells of a picture, N = n + P m,
-T tokens of the longest listing, D width, H heads, A adapters, F pooled features, V the vector's width.
+T tokens of the longest listing, t of the longest text, D width, H heads, A adapters, F pooled features, V the vector's
+width.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from item.model.config import ItemConfig
 from item.model.encoder import ITEm, Layer
 from item.model.vector import Part
 
+INDICES = {"gather": ["B", "T"], "scatter": ["N"], "gather_text": ["B", "t"], "scatter_text": ["n"]}
 NORM_FLOOR = 1e-12  # torch's normalize
 
 
@@ -70,21 +72,23 @@ class LayersGraph:
         self.config, self.encoder = model.config, model
         self.linear, self.adapters = linear, adapters
         self.graph = GraphBuilder()
+        self.adapter = "adapter"
         self.rotated = 0  # outputs of linear layers that have their columns in `rotations` already
 
     def build(self, metadata: dict[str, str]) -> onnx.ModelProto:
         """The model, with `metadata` in its properties."""
         g = self.graph
         x = self.tokens()
-        g.input("gather", "int64", ["B", "T"])
-        g.input("scatter", "int64", ["N"])
+        for name, shape in INDICES.items():
+            g.input(name, "int64", shape)
         if self.adapters:
             g.input("adapter", "int64", ["N"])
             g.input("rotations", "float", ["A", 2, num_rotations(self.config)])
         padding, text_to_cell = self.biases()
         layers = cast(list[Layer], self.encoder.layers)
         for index, (layer, gate) in enumerate(zip(layers, array(self.encoder.gates), strict=True)):
-            x = self.layer(f"layers.{index}", layer, x, self.bias(padding, text_to_cell, index, gate))
+            run = self.last_layer if index == len(layers) - 1 else self.layer
+            x = run(f"layers.{index}", layer, x, self.bias(padding, text_to_cell, index, gate))
         self.pool(x)
         return g.model("layers", metadata)
 
@@ -121,21 +125,41 @@ class LayersGraph:
 
     def layer(self, name: str, layer: Layer, x: str, bias: str) -> str:
         """One BERT layer on packed tokens, (N, D) -> (N, D)."""
+        q, k, v = self.project(name, layer, x)
+        return self.finish(name, layer, x, self.unpad(self.attend(name, q, k, v, bias), "scatter"))
+
+    def last_layer(self, name: str, layer: Layer, x: str, bias: str) -> str:
+        """The last layer, (N, D) -> (n, D): cells are attended to, but nothing reads their own states."""
+        g = self.graph
+        q, k, v = self.project(name, layer, x)
+        longest = g("Slice", g("Shape", "gather_text"), g.ints(1), g.ints(2))
+        q, bias = g("Slice", q, g.ints(0), longest, g.ints(1)), g("Slice", bias, g.ints(0), longest, g.ints(2))
+        x = g("Slice", x, g.ints(0), g("Shape", "word_ids"), g.ints(0))
+        if self.adapters:
+            self.adapter = g("Slice", self.adapter, g.ints(0), g("Shape", "word_ids"), g.ints(0))
+        return self.finish(name, layer, x, self.unpad(self.attend(name, q, k, v, bias), "scatter_text"))
+
+    def project(self, name: str, layer: Layer, x: str) -> list[str]:
+        """(N, D) -> queries, keys and values, (B, T, D) each."""
+        qkv = self.apply(f"{name}.qkv", x, *layer_linears(layer)["qkv"])
+        return list(self.graph("Split", self.graph("Gather", qkv, "gather"), outputs=3, axis=2, num_outputs=3))
+
+    def finish(self, name: str, layer: Layer, x: str, attended: str) -> str:
+        """What follows attention, on the packed tokens that go on."""
         g, linears = self.graph, layer_linears(layer)
-
-        def apply(linear: str, x: str) -> str:
-            weight, offset = linears[linear]
-            return self.rotate(self.linear(g, x, f"{name}.{linear}", weight, offset), len(offset))
-
-        mixed = self.unpad(self.attend(name, g("Gather", apply("qkv", x), "gather"), bias))
-        x = self.normalise(g("Add", apply("output", mixed), x), f"{name}.attention_norm", layer.attention_norm)
-        y = apply("down", g("Gelu", apply("up", x), domain=CONTRIB))
+        y = self.apply(f"{name}.output", attended, *linears["output"])
+        x = self.normalise(g("Add", y, x), f"{name}.attention_norm", layer.attention_norm)
+        y = g("Gelu", self.apply(f"{name}.up", x, *linears["up"]), domain=CONTRIB)
+        y = self.apply(f"{name}.down", y, *linears["down"])
         return self.normalise(g("Add", y, x), f"{name}.mlp_norm", layer.mlp_norm)
 
-    def attend(self, name: str, qkv: str, bias: str) -> str:
-        """(B, T, 3 D) -> (B, T, D), heads side by side."""
+    def apply(self, name: str, x: str, weight: Array, bias: Array) -> str:
+        """A linear layer, and its rotation where there are adapters."""
+        return self.rotate(self.linear(self.graph, x, name, weight, bias), len(bias))
+
+    def attend(self, name: str, q: str, k: str, v: str, bias: str) -> str:
+        """(B, T, D) of each -> (B, T of the queries, D), heads side by side."""
         g, H = self.graph, self.config.num_heads
-        q, k, v = g("Split", qkv, outputs=3, axis=2, num_outputs=3)
         if self.config.attention == "softmax":
             return str(
                 g("MultiHeadAttention", q, k, v, "", "", bias, name=f"{name}.attend", domain=CONTRIB, num_heads=H)
@@ -166,10 +190,10 @@ class LayersGraph:
         stretched = g("Mul", g("Div", stretched, others), there)
         return str(g("Where", g("Greater", count, one), stretched, p))
 
-    def unpad(self, x: str) -> str:
-        """(B, T, D) -> (N, D)."""
+    def unpad(self, x: str, scatter: str) -> str:
+        """(B, T, D) -> packed, by the rows that `scatter` names."""
         g = self.graph
-        return str(g("Gather", g("Reshape", x, g.ints(-1, self.config.width)), "scatter"))
+        return str(g("Gather", g("Reshape", x, g.ints(-1, self.config.width)), scatter))
 
     def rotate(self, h: str, width: int) -> str:
         """z = R1 h + R2 rot(h), rot(h) = (-h_2, h_1, -h_4, h_3, ...), each token with its own adapter's R1 and R2."""
@@ -178,19 +202,18 @@ class LayersGraph:
         g, start = self.graph, self.rotated
         self.rotated += width
         columns = g("Slice", "rotations", g.ints(start), g.ints(self.rotated), g.ints(2))
-        r1, r2 = g("Split", g("Gather", columns, "adapter"), outputs=2, axis=1, num_outputs=2)
+        r1, r2 = g("Split", g("Gather", columns, self.adapter), outputs=2, axis=1, num_outputs=2)
         first, second = g("Split", g("Reshape", h, g.ints(-1, width // 2, 2)), outputs=2, axis=2, num_outputs=2)
         turned = g("Reshape", g("Concat", g("Neg", second), first, axis=2), g.ints(-1, width))
         r1, r2 = (g("Reshape", r, g.ints(-1, width)) for r in (r1, r2))
         return str(g("Add", g("Mul", h, r1), g("Mul", turned, r2)))
 
     def pool(self, x: str) -> None:
-        """Gives out [CLS]'s states and the words' means; `pooling`: (B, 2, T), each token's weight in the two means."""
+        """(n, D), text alone: gives out [CLS]'s states and the words' means."""
         g, D = self.graph, self.config.width
-        states = g("Gather", x, "gather")
-        means = g("MatMul", g.input("pooling", "float", ["B", 2, "T"]), states)
+        states = g("Gather", x, "gather_text")
         g.output(g("Squeeze", g("Slice", states, g.ints(0), g.ints(1), g.ints(1)), g.ints(1)), "g", ["B", D])
-        g.output(means, "means", ["B", 2, D])
+        g.output(g("MatMul", g.input("pooling", "float", ["B", 2, "t"]), states), "means", ["B", 2, D])
 
     def normalise(self, x: str, name: str, norm: nn.LayerNorm) -> str:
         """LayerNorm of the last dimension."""

@@ -222,8 +222,13 @@ class ITEm(nn.Module):
 
     def embed(self, batch: Batch) -> Tensor:
         """(B, V) float32, unit norm: the vectors of the listings."""
-        encoded = self(batch)
-        pooled = None if encoded.features is None else self.stem.pooled(encoded.features)
+        return self.vectors(self(batch), batch)
+
+    def vectors(self, encoded: Encoded, batch: Batch) -> Tensor:
+        """(B, V) float32, unit norm: the vectors of the listings whose last states these are, in any precision."""
+        features = None if encoded.features is None else encoded.features.float()
+        encoded = encoded._replace(states=encoded.states.float(), features=features)
+        pooled = None if features is None else self.stem.pooled(features)
         words = self.pool_words(encoded, batch.word_ids)
         return F.normalize(self.vector(encoded.g, words, batch.picture_rows, pooled), dim=-1)
 
