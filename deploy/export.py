@@ -22,7 +22,7 @@ from item.catalog.listing import Listing
 from item.catalog.reader import read_catalog
 from item.engine.variant import Variant
 from item.errors import ConfigError, ItemError, ListingError
-from item.export.loss import MIN_LISTINGS, MIN_OVERLAP
+from item.export.loss import MIN_LISTINGS, MIN_OVERLAP, NEAREST
 from item.export.variants import NAMES, Exporter
 from item.model.folder import resolve_folder
 from item.preprocessing.prepared import MODALITIES, Prepared
@@ -30,12 +30,13 @@ from item.preprocessing.preprocessor import Preprocessor
 from item.progress import Progress
 
 CALIBRATION = 256  # listings
+MIN_MEASURED = NEAREST + 1
 
 
 def draw(listings: Sequence[Listing], calibration: int, measured: int) -> tuple[list[Listing], list[Listing]]:
     """Listings to fit to, of split train where there are splits, and to measure on: others, if there are enough."""
     shuffled = [listings[row] for row in np.random.default_rng(0).permutation(len(listings))]
-    fitted = [one for one in shuffled if one.split in (None, "train")][:calibration]
+    fitted = ([one for one in shuffled if one.split in (None, "train")] or shuffled)[:calibration]
     taken = {id(one) for one in fitted}
     return fitted, ([one for one in shuffled if id(one) not in taken] + fitted)[:measured]
 
@@ -95,6 +96,8 @@ def summary(folder: Path, variant: Variant) -> str:
 
 def export(arguments: argparse.Namespace) -> None:
     """Reads the listings, makes the variant, says what it is."""
+    if arguments.listings < MIN_MEASURED:
+        raise ConfigError(f"listings: {arguments.listings} is below {MIN_MEASURED}; each is asked for its ten nearest")
     model = resolve_folder(arguments.model)
     catalog = arguments.catalog or training_catalog(model)
     if catalog is None and arguments.variant != "fp32":

@@ -33,7 +33,7 @@ from item.catalog.listing import Listing
 from item.catalog.reader import read_catalog, write_refused
 from item.engine.device import choose_device
 from item.errors import CatalogError, ConfigError, ItemError, ModelError
-from item.model.encoder import ITEm
+from item.model.encoder import GATE_CLOSED, GATE_SHUT, ITEm
 from item.model.vector import VectorHead
 from item.preprocessing.preprocessor import Preprocessor
 from training.alignment import Fit, Unseen
@@ -176,6 +176,7 @@ def align(arguments: argparse.Namespace) -> None:
         raise CatalogError(f"{catalog.path}: {found} listings in split 'train'; alignment needs at least 2")
     begins = model is None
     model = (make_model(config, bert, preprocessor) if model is None else model).to(device)
+    shut_untrained_gates(model)
     options, seed = config.align, config.run.seed
     chosen = permutation(len(train.listings), seed, 0)[: options.max_listings]
     listings = [train.listings[row] for row in sorted(chosen)]
@@ -203,6 +204,13 @@ def align(arguments: argparse.Namespace) -> None:
     (output / "run" / "guard.json").write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
     kept = "aligned" if aligned.verdict.better else "the starting point is kept"
     print(f"{output}: {kept}: {aligned.verdict.why}")
+
+
+def shut_untrained_gates(model: ITEm) -> None:
+    """Gates that no training has moved are shut for good: the vector is fitted to words that read no cells, and an
+    engine may then leave the cells out (decision 9)."""
+    if (model.gates == GATE_CLOSED).all():
+        model.gates.data.fill_(GATE_SHUT)
 
 
 def save(

@@ -25,7 +25,7 @@ def load_engine(
     Args:
         folder: a model folder, or a hub repository as owner/name.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
-        num_threads: threads of one encoding on the CPU; None leaves the process's setting.
+        num_threads: threads of one encoding on the CPU; None leaves it to the runtime: one for each core.
         variant: a variant that `deploy.export` made, or "torch" for the model as it is. None chooses full precision:
             on a CPU the variant fp32 where it was exported, else torch.
 
@@ -50,8 +50,10 @@ def load_engine(
     variant_folder, found = find_variant(folder, variant)
     check_model(variant_folder, found, space)
     if found.runtime == "torch":
-        from item.engine.torch_runner import TorchRunner
+        from item.engine.torch_runner import PRECISIONS, TorchRunner
 
+        if found.precision not in PRECISIONS:
+            raise ModelError(f"{variant_folder}: precision {found.precision!r} is none of {', '.join(PRECISIONS)}")
         runner = TorchRunner.load(folder, device, found.precision, num_threads)
     else:
         try:

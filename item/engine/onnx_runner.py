@@ -6,6 +6,7 @@ Nothing here imports torch, so that a server is ready in seconds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ class OnnxRunner:
         self.stem, self.layers, self.head = (
             start_session(folder, file, device, num_threads) for file in (STEM_FILE, LAYERS_FILE, VECTOR_FILE)
         )
-        properties = self.head.get_modelmeta().custom_metadata_map
-        self.reads_state = properties["reads_state"] == "true"
+        self.reads_state = is_true(self.head, "reads_state")
+        self.text_reads_cells = is_true(self.layers, "text_reads_cells")
         self.num_cells, self.cell_width = self.shape_of(self.layers, "cells")[1:]
         self.pooled_width = self.shape_of(self.head, "pooled")[1]
         self.vector_width = config.vector_width
@@ -95,9 +96,13 @@ class OnnxRunner:
     ) -> tuple[Array, Array]:
         """[CLS]'s state and the words' means, (N, D) and (N, 2, D).
 
-        A head whose P_g is 0 reads nothing of the layers from a listing without words: it does not enter them.
+        What the vector does not depend on does not enter them: cells, where all gates are shut; a listing without
+        words, where the head's P_g is 0.
         """
         enters = np.ones(len(prepared), bool) if self.reads_state else has_words
+        if not self.text_reads_cells:
+            prepared, cells = [replace(one, pixels=None) for one in prepared], cells[:0]
+            has_picture = np.zeros(len(prepared), bool)
         width = self.config.width
         if not enters.any():
             return np.zeros((len(prepared), width), np.float32), np.zeros((len(prepared), 2, width), np.float32)
@@ -114,6 +119,11 @@ class OnnxRunner:
         all_g, all_means = np.zeros((len(prepared), width), np.float32), np.zeros((len(prepared), 2, width), np.float32)
         all_g[enters], all_means[enters] = g, means
         return all_g, all_means
+
+
+def is_true(session: onnxruntime.InferenceSession, name: str) -> bool:
+    """A property of a graph."""
+    return bool(session.get_modelmeta().custom_metadata_map[name] == "true")
 
 
 def session_options(num_threads: int | None) -> onnxruntime.SessionOptions:

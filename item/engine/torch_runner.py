@@ -48,5 +48,5 @@ class TorchRunner:
         """(N, D) float32 of unit norm; see `item.engine.interface.Runner`."""
         batch = collate(prepared).to(self.device)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            encoded = self.model(batch)
+            encoded = self.model.encode(batch)
         return np.asarray(self.model.vectors(encoded, batch).cpu().numpy())

@@ -19,6 +19,7 @@ FORMAT = 1  # of variant.json; another one is refused
 VARIANTS_FOLDER, VARIANT_FILE = "variants", "variant.json"
 STEM_FILE, LAYERS_FILE, ADAPTED_FILE, VECTOR_FILE = "stem.onnx", "layers.onnx", "layers_adapted.onnx", "vector.onnx"
 WEIGHTS_FILE = "weights.bin"
+GRAPH_FILES = (STEM_FILE, LAYERS_FILE, ADAPTED_FILE, VECTOR_FILE, WEIGHTS_FILE)
 
 Runtime = Literal["onnxruntime", "torch"]
 
@@ -29,7 +30,7 @@ class Variant:
 
     runtime: what runs it. precision: of weights and activations, for people: "float32", "int8", "bf16", "fp16".
     model_space: the space of the model that it was made of; space: of its own vectors. They are the same where the
-        variant's results are (item.engine.variant.space_of_variant).
+        variant's results are (item.export.loss.keeps_space).
     opset: of the ONNX graphs; 0 without any. files: file name -> sha256 (hex).
     method: how it was made, in a line. measured: name -> figure, on how many listings and of which catalogue included.
     """
@@ -59,13 +60,31 @@ class Variant:
                 raise ModelError(
                     f"{path}: format {version!r} is not the {FORMAT} that this version reads; {again(folder)}"
                 )
-            return cls(**values)
+            variant = cls(**values)
         except FileNotFoundError as error:
             raise ModelError(f"{path}: no such file, the export was not finished; {again(folder)}") from error
         except (OSError, ValueError, TypeError, AttributeError) as error:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(f"{path}: damaged ({error}); {again(folder)}") from error
+        if faults := variant.faults(folder.name):
+            raise ModelError(f"{path}: damaged ({', '.join(faults)}); {again(folder)}")
+        return variant
+
+    def faults(self, name: str) -> list[str]:
+        """What is wrong with the values of a variant in the folder `name`."""
+        texts = ("name", "precision", "model_space", "space", "method")
+        faults = [
+            f"{text}: {value!r} is no text" for text in texts if not isinstance(value := getattr(self, text), str)
+        ]
+        if self.name != name:
+            faults.append(f"name: {self.name!r} is not its folder's")
+        needed = {"onnxruntime": set(GRAPH_FILES), "torch": set[str]()}
+        if self.runtime not in needed:
+            faults.append(f"runtime: {self.runtime!r} is none of {', '.join(needed)}")
+        elif not isinstance(self.files, dict) or needed[self.runtime] - self.files.keys():
+            faults.append(f"files: {self.files!r} are not {', '.join(GRAPH_FILES)}")
+        return faults
 
 
 def again(folder: Path) -> str:

@@ -66,6 +66,8 @@ class LayersGraph:
     adapters: whether the graph also takes a bank of RoAd rotations (arXiv 2409.00119): `rotations`, (A, 2, S), R1 and
         R2 for the S outputs of all linear layers, and `adapter`, (N,), each token's row in it. R1 = 1 and R2 = 0 is
         the model without adapter.
+
+    `text_reads_cells` among the properties says whether the outputs depend on `cells`.
     """
 
     def __init__(self, model: ITEm, linear: Linear = float_linear, adapters: bool = False) -> None:
@@ -90,7 +92,8 @@ class LayersGraph:
             run = self.last_layer if index == len(layers) - 1 else self.layer
             x = run(f"layers.{index}", layer, x, self.bias(padding, text_to_cell, index, gate))
         self.pool(x)
-        return g.model("layers", metadata)
+        reads_cells = "true" if self.encoder.text_reads_cells else "false"
+        return g.model("layers", {"text_reads_cells": reads_cells, **metadata})
 
     def tokens(self) -> str:
         """(N, D): text tokens, then cells, each content + position + type, normalised."""

@@ -68,7 +68,9 @@ class Exporter:
         if name not in NAMES:
             raise ConfigError(f"variant: {name!r} is none of {', '.join(NAMES)}")
         if name != "fp32" and not self.measured:
-            raise ConfigError(f"catalog: {name} is fitted to listings and measured on them; give --catalog")
+            raise ConfigError(f"catalog: {name} is measured on listings, and none can be read; give --catalog")
+        if name == "int8" and not self.calibration:
+            raise ConfigError(f"catalog: {name} is fitted to listings, and none can be read; give --catalog")
         made: list[Variant] = []
 
         def write(folder: Path) -> Variant:
@@ -92,7 +94,8 @@ class Exporter:
 
     def write_int8(self, folder: Path, name: str) -> Variant:
         """Layers in 8 bits (item.quantisation.int8), stem and vector head as they are."""
-        entering = [modality for modality in MODALITIES if modality != "picture" or reads_state(self.model)]
+        entering: list[Modality] = ["words", "both"] if self.model.text_reads_cells else ["words"]
+        entering += ["picture"] if self.model.text_reads_cells and reads_state(self.model) else []
         kinds = [kind for modality in entering for kind in shown_by(self.calibration, modality)]
         kinds = kinds or list(self.calibration)  # a catalogue without words never enters them
         self.write_graphs(folder, QuantisedLinears(fit_layers(self.model, kinds)))
@@ -110,7 +113,11 @@ class Exporter:
 
     def losses(self, runner: OnnxRunner | TorchRunner) -> dict[Modality, Loss]:
         """What a runner of this model loses against full precision."""
-        return measure_loss(self.engine(runner), load_engine(self.folder, "cpu"), self.measured)
+        try:
+            full = load_engine(self.folder, "cpu")
+        except ModelError:  # an fp32 variant of another model, or damaged
+            full = load_engine(self.folder, "cpu", variant="torch")
+        return measure_loss(self.engine(runner), full, self.measured)
 
     def engine(self, runner: OnnxRunner | TorchRunner) -> Engine:
         """An engine of this model around a runner."""

@@ -18,7 +18,7 @@ Shapes: B listings, P pictures (P <= B), n words with [SEP], m cells, T = 1 + n 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ from item.model.tensors import load_tensors, save_tensors
 from item.model.vector import PooledWords, VectorHead
 
 GATE_CLOSED = -8.0  # 36 cells together then get less than 2% of one average key's weight
+GATE_SHUT = -1e4  # no cell then gets any weight: exp() of it is 0, in float16 too
 INITIAL_STD = 0.02  # of every linear layer, embedding and position, as in BERT; norms start at 1, biases and gates at 0
 
 
@@ -222,7 +223,14 @@ class ITEm(nn.Module):
 
     def embed(self, batch: Batch) -> Tensor:
         """(B, V) float32, unit norm: the vectors of the listings."""
-        return self.vectors(self(batch), batch)
+        return self.vectors(self.encode(batch), batch)
+
+    def encode(self, batch: Batch) -> Encoded:
+        """As `forward`, for the vector head: cells that no text reads do not enter the layers."""
+        if self.text_reads_cells:
+            return self(batch)
+        features = self.stem_features(batch)
+        return self(replace(batch, pixels=None, features=None))._replace(features=features)
 
     def vectors(self, encoded: Encoded, batch: Batch) -> Tensor:
         """(B, V) float32, unit norm: the vectors of the listings whose last states these are, in any precision."""
@@ -231,6 +239,11 @@ class ITEm(nn.Module):
         pooled = None if features is None else self.stem.pooled(features)
         words = self.pool_words(encoded, batch.word_ids)
         return F.normalize(self.vector(encoded.g, words, batch.picture_rows, pooled), dim=-1)
+
+    @property
+    def text_reads_cells(self) -> bool:
+        """Whether any gate is open. Where none is, what the vector head reads does not depend on the cells."""
+        return bool((self.gates > GATE_SHUT).any())
 
     def pool_words(self, encoded: Encoded, word_ids: Tensor) -> PooledWords:
         """Means over [CLS], words and [SEP] of the listings that have words: up to the first [SEP], and over all."""

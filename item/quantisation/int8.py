@@ -38,6 +38,7 @@ TAILS = (0.0, 1e-4, 1e-3)  # the share of the activations beyond either end of t
 OUTLIERS = 4  # channels multiplied apart
 OUTLIER_GAIN = 0.5  # they are where that leaves at most this share of the squared error
 QUANTILE_ROWS = 512  # of the sample, for the ends of the range
+SCALE_FLOOR = 1e-30  # below it everything is 0
 SPREAD_FLOOR = 1e-5  # of the largest: channels and weights below it are not made larger still
 
 
@@ -78,7 +79,7 @@ def quantise_weight(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
     same_way = np.maximum(np.maximum(pairs, 0).sum(1), np.maximum(-pairs, 0).sum(1)).max(0)
     # Rounding adds at most a half to each of two weights: PAIR_LIMIT - 1 before it is PAIR_LIMIT at most after it.
     scale = np.maximum(np.abs(padded).max(0) / MAX_WEIGHT, same_way / (PAIR_LIMIT - 1))
-    scale = np.where(scale > 0, scale, 1).astype(np.float32)
+    scale = np.where(scale > SCALE_FLOOR, scale, 1).astype(np.float32)
     return np.clip(np.rint(weight / scale), -MAX_WEIGHT, MAX_WEIGHT).astype(np.int8), scale
 
 
@@ -137,7 +138,8 @@ def input_range(x: Floats, tail: float) -> tuple[np.float32, np.uint8]:
     """scale_x and zero_x for all of x but `tail` at either end; 0 is always exact."""
     low, high = np.quantile(x[:: len(x) // QUANTILE_ROWS + 1], [tail, 1 - tail]) if tail else (x.min(), x.max())
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = np.float32((high - low) / MAX_ACTIVATION or 1.0)
+    scale = np.float32((high - low) / MAX_ACTIVATION)
+    scale = scale if scale > SCALE_FLOOR else np.float32(1)
     return scale, np.uint8(np.clip(np.rint(-low / scale), 0, MAX_ACTIVATION))
 
 

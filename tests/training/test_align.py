@@ -20,10 +20,20 @@ from safetensors.torch import load_file
 from item.catalog.listing import Listing
 from item.engine import load_engine
 from item.model.config import ItemConfig
-from item.model.encoder import ITEm
+from item.model.encoder import GATE_CLOSED, ITEm
 from item.model.vector import VectorHead
 from training import align as module
-from training.align import FEW, NUM_FOLDS, Aligned, align_head, families, hold_out, main, product_of
+from training.align import (
+    FEW,
+    NUM_FOLDS,
+    Aligned,
+    align_head,
+    families,
+    hold_out,
+    main,
+    product_of,
+    shut_untrained_gates,
+)
 from training.alignment import Fit, Unseen
 from training.config import AlignOptions
 from training.guard import Values, Verdict, judge
@@ -520,3 +530,14 @@ def test_a_beginning_has_to_be_given(catalog_folder: Path, tmp_path: Path, capsy
     with pytest.raises(SystemExit):
         align([], catalog_folder, tmp_path / "m")
     assert "--config --model" in capsys.readouterr().err
+
+
+def test_only_gates_that_were_never_trained_are_shut(tiny_model: ITEm) -> None:
+    with torch.no_grad():
+        tiny_model.gates.fill_(GATE_CLOSED)
+        tiny_model.gates[1] += 0.5
+        shut_untrained_gates(tiny_model)
+        assert tiny_model.text_reads_cells
+        tiny_model.gates.fill_(GATE_CLOSED)
+        shut_untrained_gates(tiny_model)
+    assert not tiny_model.text_reads_cells
