@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from item.engine.interface import Engine
 from item.engine.loading import load_engine
@@ -24,6 +25,7 @@ from item.export.files import digests, publish, write_graphs
 from item.export.graph import OPSET
 from item.export.loss import Loss, keeps_space, measure_loss
 from item.export.quantised import QuantisedLinears
+from item.export.quantised_stem import quantise_stem
 from item.export.stem import stem_graph
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm, Layer
@@ -35,6 +37,7 @@ from item.quantisation.int8 import Int8Linear, fit_linear
 
 NAMES = ("fp32", "int8", "bf16", "fp16")
 MAX_DIFFERENCE = 1e-4  # of any element of a unit vector, fp32 against torch: rounding, added up in another order
+PICTURES = 768  # of the listings, to fit a stem in 8 bits to and to measure it on
 PARITY = 64  # listings that parity is measured on, drawn at random where none are given
 
 
@@ -81,7 +84,7 @@ class Exporter:
 
     def write_fp32(self, folder: Path, name: str) -> Variant:
         """The model as it is."""
-        self.write_graphs(folder, float_linear)
+        self.write_graphs(folder, self.stem(), float_linear)
         some = self.measured[:PARITY] or drawn_inputs(self.config)
         kinds = [kind for modality in MODALITIES for kind in shown_by(some, modality)]
         engine = self.engine(OnnxRunner(folder, "float32", self.config))
@@ -98,10 +101,14 @@ class Exporter:
         entering += ["picture"] if self.model.text_reads_cells and reads_state(self.model) else []
         kinds = [kind for modality in entering for kind in shown_by(self.calibration, modality)]
         kinds = kinds or list(self.calibration)  # a catalogue without words never enters them
-        self.write_graphs(folder, QuantisedLinears(fit_layers(self.model, kinds)))
+        pictures = [one.pixels for one in [*self.calibration, *self.measured][:PICTURES] if one.pixels is not None]
+        stem, of_stem = self.stem(), "stem and vector head in float32"
+        if pictures and (quantised := quantise_stem(stem, np.stack(pictures))) is not None:
+            stem, of_stem = quantised[0], f"the stem has {quantised[1]}; vector head in float32"
+        self.write_graphs(folder, stem, QuantisedLinears(fit_layers(self.model, kinds)))
         losses = self.losses(OnnxRunner(folder, "int8", self.config))
         measured = {"calibrated_on": len(self.calibration), **of_losses(losses)}
-        method = "W8A8 of the layers, static scales, smoothed, outlier channels apart; stem and vector head in float32"
+        method = f"W8A8 of the layers, static scales, smoothed, outlier channels apart; {of_stem}"
         return self.variant(folder, name, "int8", method, measured, same_space=keeps_space(losses))
 
     def write_half(self, folder: Path, name: str) -> Variant:
@@ -123,11 +130,16 @@ class Exporter:
         """An engine of this model around a runner."""
         return ModelEngine(runner, self.preprocessor, self.space)
 
-    def write_graphs(self, folder: Path, linear: Linear) -> None:
+    def stem(self) -> onnx.ModelProto:
+        """The stem as it is."""
+        return stem_graph(self.model, {})
+
+    def write_graphs(self, folder: Path, stem: onnx.ModelProto, linear: Linear) -> None:
         """All graphs; the layers with and without adapters."""
         metadata = {"space": self.space, "producer": "item"}
+        onnx.helper.set_model_props(stem, metadata)
         graphs = {
-            STEM_FILE: stem_graph(self.model, metadata),
+            STEM_FILE: stem,
             LAYERS_FILE: LayersGraph(self.model, linear).build(metadata),
             ADAPTED_FILE: LayersGraph(self.model, linear, adapters=True).build(metadata),
             VECTOR_FILE: vector_graph(self.model, metadata),

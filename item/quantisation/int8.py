@@ -17,6 +17,8 @@ outlier would take the resolution of all others. s_d = max|x_d|^alpha / max|W_d|
 *Outliers.* What enters the MLP's layers has a few channels that are ten times the others. The `OUTLIERS` largest are
 multiplied in full precision (as in arXiv 2208.07339, but always the same ones): y += x[:, outliers] W_outliers.
 
+*Rounding.* Weights are rounded one input after the other, each making up for the errors so far (arXiv 2210.17323).
+
 `fit_linear` chooses alpha and how far the activations' range is cut by the error of the layer's output on a sample.
 """
 
@@ -38,6 +40,7 @@ TAILS = (0.0, 1e-4, 1e-3)  # the share of the activations beyond either end of t
 OUTLIERS = 4  # channels multiplied apart
 OUTLIER_GAIN = 0.5  # they are where that leaves at most this share of the squared error
 QUANTILE_ROWS = 512  # of the sample, for the ends of the range
+DAMPING = 0.01  # of the inputs' mean square, on the diagonal
 SCALE_FLOOR = 1e-30  # below it everything is 0
 SPREAD_FLOOR = 1e-5  # of the largest: channels and weights below it are not made larger still
 
@@ -83,6 +86,26 @@ def quantise_weight(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
     return np.clip(np.rint(weight / scale), -MAX_WEIGHT, MAX_WEIGHT).astype(np.int8), scale
 
 
+def round_weight(weight: Floats, scale: Floats, x: Floats) -> npt.NDArray[np.int8]:
+    """(in, out) float -> (in, out) int8 under given scales (out,): what rounding one input's weights gets wrong is made
+    up for by those of the inputs after it, as far as the inputs x (N, in) go together (GPTQ, arXiv 2210.17323).
+
+    The bounds of `quantise_weight` hold.
+    """
+    squares = x.T.astype(np.float64) @ x
+    squares[np.diag_indices_from(squares)] += DAMPING * np.diag(squares).mean() + SCALE_FLOOR
+    back = np.linalg.cholesky(np.linalg.inv(squares)).T  # upper triangular: row i says how the later ones make up for i
+    left = weight.astype(np.float64) / scale
+    rounded = np.zeros_like(left)
+    for row in range(len(left)):
+        before = rounded[row - 1] if row % 2 else np.zeros_like(left[row])
+        high = np.minimum(MAX_WEIGHT, PAIR_LIMIT - np.maximum(before, 0))
+        low = np.maximum(-MAX_WEIGHT, np.maximum(-before, 0) - PAIR_LIMIT)
+        rounded[row] = np.clip(np.rint(left[row]), low, high)
+        left[row + 1 :] -= np.outer(back[row, row + 1 :], (left[row] - rounded[row]) / back[row, row])
+    return rounded.astype(np.int8)
+
+
 def pair_sums(weight: npt.NDArray[np.int8]) -> int:
     """The largest sum of what is positive, or negative, in an adjacent pair: PAIR_LIMIT at most, or it may saturate."""
     padded = np.pad(weight.astype(np.int64), ((0, len(weight) % 2), (0, 0)))
@@ -100,8 +123,17 @@ def fit_linear(x: Floats, weight: Floats, bias: Floats) -> Int8Linear:
     together, error = best_of(candidates(x, weight, bias, np.zeros(0, np.int64)), x, exact)
     outliers = np.sort(np.argsort(-np.abs(x).max(0))[:OUTLIERS])
     apart, error_apart = best_of(candidates(x, weight, bias, outliers), x, exact)
-    best = apart if error_apart < OUTLIER_GAIN * error else together
+    best = rounded_again(apart if error_apart < OUTLIER_GAIN * error else together, x, weight)
     return replace(best, bias=bias + (exact - best(x)).mean(0))
+
+
+def rounded_again(linear: Int8Linear, x: Floats, weight: Floats) -> Int8Linear:
+    """The same layer, its weights rounded by what enters it (`round_weight`). weight: (in, out)."""
+    s = np.ones(len(weight), np.float32) if linear.smoothing is None else linear.smoothing
+    rest_weight = weight * s[:, None]
+    rest_weight[linear.outliers] = 0
+    x_q = quantise_input(x / s, linear.input_scale, linear.input_zero) - np.float32(linear.input_zero)
+    return replace(linear, weight=round_weight(rest_weight, linear.weight_scale, x_q))
 
 
 def best_of(linears: Iterable[Int8Linear], x: Floats, exact: Floats) -> tuple[Int8Linear, float]:
