@@ -9,7 +9,8 @@ twice), its catalogue and its second offers. Speed is measured on `small` and `b
 not depend on.
 
 Layers alone, on the same tokens: `fp32_vs_peak` is, of the work that is done, the share of the best square matrix
-product of this machine (the better of torch's and ONNX Runtime's), `fp32_vs_eager` the speed over torch's,
+product of this machine (the better of torch's and ONNX Runtime's), `fp32_vs_limit` the same where reading the
+weights takes longer than that, `fp32_vs_eager` the speed over torch's,
 `int8_vs_fp32` that of 8 bits. Whole encodings: `*_with_stem`, and `picture_without_layers`, which a trained head allows
 (item.engine.onnx_runner). Real listings: `mixed_lengths_vs_padded_eager`, against torch on batches of 32 in their
 order, padded; and `mixed_vs_equal_lengths`, tokens a second against as many tokens in listings of one length.
@@ -71,6 +72,7 @@ from training.material import read_material
 CLS_ID, SEP_ID, VOCABULARY = 101, 102, 30_522
 TITLE = 15  # words of the listings that speed is measured on
 SIDE = 2048  # of the square matrices
+MEMORY = 2**26  # float32 values that the bandwidth is measured on
 OVERLAP_ROWS = 3000  # listings
 
 
@@ -83,7 +85,7 @@ class Size:
     shapes: tuple[str, ...]
 
 
-FULL = Size(repeats=15, mixed=512, shapes=("small", "base"))
+FULL = Size(repeats=9, mixed=512, shapes=("small", "base"))
 QUICK = Size(repeats=3, mixed=96, shapes=("tiny",))
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -161,6 +163,11 @@ def layer_flops(config: ItemConfig, prepared: Sequence[Prepared], num_cells: int
     return flops
 
 
+def layer_bytes(model: ITEm) -> int:
+    """Of the layers' weights in float32: what a run has to read at least."""
+    return sum(4 * parameter.numel() for parameter in model.layers.parameters())
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerInputs:
     """The same listings for both: the graph's inputs by name; torch's states, mask and which tokens are text."""
@@ -202,21 +209,23 @@ def speed(shape: str, size: Size, folder: Path) -> list[Result]:
     sample = [one for modality in MODALITIES for one in drawn(model.config, 16, modality)]
     fp32 = write_variant(model, folder / f"{shape}-fp32", float_linear)
     int8 = write_variant(model, folder / f"{shape}-int8", QuantisedLinears(fit_layers(model, sample)))
-    results, products = [], matrix_products()
+    results, products, memory = [], matrix_products(), torch.ones(MEMORY)
     for modality in MODALITIES:
         for count in (1, 32):
             where = f"{shape}, {modality}, batch {count}"
             prepared = drawn(model.config, count, modality)
             inputs = layer_inputs(model, prepared)
             flops = layer_flops(model.config, prepared, model.stem.num_cells)
-            *peaks, of_eager, of_fp32, of_int8 = alternate(
+            *peaks, of_reading, of_eager, of_fp32, of_int8 = alternate(
                 size.repeats,
                 *products.values(),
+                memory.sum,
                 partial(run_layers, model, inputs),
                 partial(fp32.layers.run, None, inputs.graph),
                 partial(int8.layers.run, None, inputs.graph),
             )
-            peak = 2 * SIDE**3 / min(peaks)
+            peak, bandwidth = 2 * SIDE**3 / min(peaks), memory.nbytes / of_reading
+            limit = max(flops / peak, layer_bytes(model) / bandwidth)
             whole_eager, whole_fp32, whole_int8 = alternate(
                 max(3, size.repeats // 2),
                 partial(eager.run, prepared),
@@ -231,6 +240,13 @@ def speed(shape: str, size: Size, folder: Path) -> list[Result]:
                 ),
                 Result(
                     metric="eager_vs_peak", value=flops / of_eager / peak, unit="ratio", against=peak_name, where=where
+                ),
+                Result(
+                    metric="fp32_vs_limit",
+                    value=limit / of_fp32,
+                    unit="ratio",
+                    against=f"the same, or the weights read once at {bandwidth / 1e9:.0f} GB/s",
+                    where=where,
                 ),
                 ratio("fp32_vs_eager", of_eager, of_fp32, "torch eager, layers", where),
                 ratio("int8_vs_fp32", of_fp32, of_int8, "fp32, layers", where),

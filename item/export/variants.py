@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
+import torch.nn.functional as F
 
-from item.engine.interface import Engine
+from item.engine.interface import Engine, Vectors
 from item.engine.loading import load_engine
 from item.engine.model_engine import ModelEngine
 from item.engine.onnx_runner import OnnxRunner
@@ -22,7 +25,7 @@ from item.errors import ConfigError, ModelError
 from item.export.calibration import collect_inputs, shown_by
 from item.export.encoder import LayersGraph, Linear, float_linear, layer_linears, reads_state, vector_graph
 from item.export.files import digests, publish, write_graphs
-from item.export.graph import OPSET
+from item.export.graph import OPSET, Array
 from item.export.loss import Loss, keeps_space, measure_loss
 from item.export.quantised import QuantisedLinears
 from item.export.quantised_stem import quantise_stem
@@ -30,6 +33,7 @@ from item.export.stem import stem_graph
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm, Layer
 from item.model.folder import check_agreement, space_of_folder
+from item.model.vector import PooledWords
 from item.preprocessing.prepared import MODALITIES, Modality, Prepared
 from item.preprocessing.preprocessor import Preprocessor
 from item.progress import Progress
@@ -37,7 +41,7 @@ from item.quantisation.int8 import Int8Linear, fit_linear
 
 NAMES = ("fp32", "int8", "bf16", "fp16")
 MAX_DIFFERENCE = 1e-4  # of any element of a unit vector, fp32 against torch: rounding, added up in another order
-PICTURES = 768  # of the listings, to fit a stem in 8 bits to and to measure it on
+PICTURES = 1280  # of the listings, to fit a stem in 8 bits to and to measure it on
 PARITY = 64  # listings that parity is measured on, drawn at random where none are given
 
 
@@ -101,9 +105,13 @@ class Exporter:
         entering += ["picture"] if self.model.text_reads_cells and reads_state(self.model) else []
         kinds = [kind for modality in entering for kind in shown_by(self.calibration, modality)]
         kinds = kinds or list(self.calibration)  # a catalogue without words never enters them
-        pictures = [one.pixels for one in [*self.calibration, *self.measured][:PICTURES] if one.pixels is not None]
+        shown = [*self.calibration, *self.measured][:PICTURES]
+        pictures = [one.pixels for one in shown if one.pixels is not None]
         stem, of_stem = self.stem(), "stem and vector head in float32"
-        if pictures and (quantised := quantise_stem(stem, np.stack(pictures))) is not None:
+        if (
+            pictures
+            and (quantised := quantise_stem(stem, np.stack(pictures), partial(picture_vectors, self.model))) is not None
+        ):
             stem, of_stem = quantised[0], f"the stem has {quantised[1]}; vector head in float32"
         self.write_graphs(folder, stem, QuantisedLinears(fit_layers(self.model, kinds)))
         losses = self.losses(OnnxRunner(folder, "int8", self.config))
@@ -163,6 +171,15 @@ class Exporter:
             method=method,
             measured=measured,
         )
+
+
+@torch.inference_mode()
+def picture_vectors(model: ITEm, pooled: Array) -> Vectors:
+    """(P, F) pooled features -> (P, V) of unit norm, as far as they alone decide them: g is left out."""
+    count, D = len(pooled), model.config.width
+    no_words = PooledWords(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2, D))
+    e = model.vector(torch.zeros(count, D), no_words, torch.arange(count), torch.from_numpy(pooled))
+    return np.asarray(F.normalize(e, dim=-1).numpy())
 
 
 def fit_layers(model: ITEm, prepared: Sequence[Prepared]) -> dict[str, Int8Linear]:
