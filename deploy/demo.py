@@ -1,4 +1,4 @@
-"""The whole way in minutes: draws a sample shop, checks it, trains, evaluates, indexes, serves and searches it.
+"""The whole way in minutes: a sample shop is drawn, checked, trained, evaluated, exported, indexed, served, searched.
 
     python -m deploy.demo
     python -m deploy.demo --output /tmp/demo --port 50051
@@ -36,6 +36,7 @@ NEXT = """
 Your own catalogue: a Parquet, JSONL or CSV file with product_id, title, description, image, category (README.md)
   python -m training.check    --catalog CATALOG
   python -m training.align    --config training/configs/small.yaml --catalog CATALOG --output MODEL
+  python -m deploy.export     --model MODEL --variant fp32
   python -m index.build       --model MODEL --catalog CATALOG --index INDEX
   python -m deploy.server     --model MODEL --index INDEX"""
 SERVER_READY_S = 120.0
@@ -209,6 +210,7 @@ def run_demo(output: Path, port: int) -> None:
     stages.run("python", "-m", "training.pretrain", "--config", CONFIG, "--catalog", shop, "--output", model)
     in_evaluation = ("--offers", shop / "offers", "--report", output / "report")
     stages.run("python", "-m", "training.evaluate", "--model", model, "--catalog", shop, *in_evaluation)
+    stages.run("python", "-m", "deploy.export", "--model", model, "--variant", "fp32", "--catalog", shop)
     stages.run("python", "-m", "index.build", "--model", model, "--catalog", shop, "--index", index)
     serving = ("python", "-m", "deploy.server", "--model", model, "--index", index, "--port", port)
     with stages.serve(*serving, address=address, log=output / "server.log") as client:

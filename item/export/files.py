@@ -46,10 +46,10 @@ def write_graphs(folder: Path, graphs: dict[str, onnx.ModelProto]) -> None:
         (folder / name).write_bytes(model.SerializeToString())
 
 
-def publish(model: Path, name: str, write: Callable[[Path], Variant]) -> Path:
-    """Has a variant written into a folder beside and puts it in its place, as a whole. Returns that place.
+def publish(model: Path, name: str, write: Callable[[Path], Variant]) -> tuple[Path, Variant]:
+    """Has a variant written into a folder beside and puts it in its place, as a whole. Returns place and variant.
 
-    write: fills the folder and returns the variant; the digests of its files are added here.
+    write: fills the folder and returns what `variant.json` is to say.
     """
     place = model / VARIANTS_FOLDER / name
     beside = place.with_name(f".{name}.partial")
@@ -59,7 +59,7 @@ def publish(model: Path, name: str, write: Callable[[Path], Variant]) -> Path:
     variant.save(beside)
     shutil.rmtree(place, ignore_errors=True)
     beside.replace(place)
-    return place
+    return place, variant
 
 
 def digests(folder: Path) -> dict[str, str]:

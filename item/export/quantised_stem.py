@@ -57,7 +57,7 @@ def quantise_stem(
             first = round(share * num_convolutions)
             made = quantise(folder, prepared, first, fitted, inputs)
             if compare(vectors(pooled(made, measured)), expected).overlap_at_10 >= MIN_OVERLAP + MARGIN:
-                return made, f"{num_convolutions - first} of its {num_convolutions} convolutions in 8 bits"
+                return made, f"{num_convolutions - first} of the stem's {num_convolutions} convolutions in 8 bits"
     return None
 
 

@@ -78,15 +78,10 @@ class Exporter:
             raise ConfigError(f"catalog: {name} is measured on listings, and none can be read; give --catalog")
         if name == "int8" and not self.calibration:
             raise ConfigError(f"catalog: {name} is fitted to listings, and none can be read; give --catalog")
-        made: list[Variant] = []
+        write = {"fp32": self.write_fp32, "int8": self.write_int8}.get(name, self.write_half)
+        return publish(self.folder, name, partial(write, name=name))
 
-        def write(folder: Path) -> Variant:
-            made.append({"fp32": self.write_fp32, "int8": self.write_int8}.get(name, self.write_half)(folder, name))
-            return made[0]
-
-        return publish(self.folder, name, write), made[0]
-
-    def write_fp32(self, folder: Path, name: str) -> Variant:
+    def write_fp32(self, folder: Path, *, name: str) -> Variant:
         """The model as it is."""
         self.write_graphs(folder, self.stem(), float_linear)
         some = self.measured[:PARITY] or drawn_inputs(self.config)
@@ -99,27 +94,20 @@ class Exporter:
         measured = {"inputs": len(kinds), "max_difference": difference}
         return self.variant(folder, name, "float32", "ONNX graphs in full precision", measured, same_space=True)
 
-    def write_int8(self, folder: Path, name: str) -> Variant:
-        """Layers in 8 bits (item.quantisation.int8), stem and vector head as they are."""
+    def write_int8(self, folder: Path, *, name: str) -> Variant:
+        """Layers, and as much of the stem as keeps its vectors, in 8 bits; the vector head as it is."""
         entering: list[Modality] = ["words", "both"] if self.model.text_reads_cells else ["words"]
         entering += ["picture"] if self.model.text_reads_cells and reads_state(self.model) else []
         kinds = [kind for modality in entering for kind in shown_by(self.calibration, modality)]
         kinds = kinds or list(self.calibration)  # a catalogue without words never enters them
-        shown = [*self.calibration, *self.measured][:PICTURES]
-        pictures = [one.pixels for one in shown if one.pixels is not None]
-        stem, of_stem = self.stem(), "stem and vector head in float32"
-        if (
-            pictures
-            and (quantised := quantise_stem(stem, np.stack(pictures), partial(picture_vectors, self.model))) is not None
-        ):
-            stem, of_stem = quantised[0], f"the stem has {quantised[1]}; vector head in float32"
+        stem, of_stem = self.quantised_stem()
         self.write_graphs(folder, stem, QuantisedLinears(fit_layers(self.model, kinds)))
         losses = self.losses(OnnxRunner(folder, "int8", self.config))
         measured = {"calibrated_on": len(self.calibration), **of_losses(losses)}
-        method = f"W8A8 of the layers, static scales, smoothed, outlier channels apart; {of_stem}"
+        method = f"W8A8 of the layers, static scales, smoothed, outliers apart; {of_stem}; the vector head in float32"
         return self.variant(folder, name, "int8", method, measured, same_space=keeps_space(losses))
 
-    def write_half(self, folder: Path, name: str) -> Variant:
+    def write_half(self, folder: Path, *, name: str) -> Variant:
         """The model under torch's autocast: no files of its own."""
         assert name in PRECISIONS
         losses = self.losses(TorchRunner.load(self.folder, "cpu", name, None))
@@ -141,6 +129,16 @@ class Exporter:
     def stem(self) -> onnx.ModelProto:
         """The stem as it is."""
         return stem_graph(self.model, {})
+
+    def quantised_stem(self) -> tuple[onnx.ModelProto, str]:
+        """The stem in 8 bits as far as it goes, and how far, in words."""
+        stem, shown = self.stem(), [*self.calibration, *self.measured][:PICTURES]
+        pictures = [one.pixels for one in shown if one.pixels is not None]
+        if pictures:
+            quantised = quantise_stem(stem, np.stack(pictures), partial(picture_vectors, self.model))
+            if quantised is not None:
+                return quantised
+        return stem, "the stem in float32"
 
     def write_graphs(self, folder: Path, stem: onnx.ModelProto, linear: Linear) -> None:
         """All graphs; the layers with and without adapters."""
