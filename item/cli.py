@@ -150,6 +150,7 @@ def info_table(info: Info, address: str) -> str:
     rows = [
         ["server", f"{address}, version {info.server_version}"],
         ["engine", info.engine],
+        ["variant", info.variant or "none: the model itself"],
         ["space", info.space],
         ["vector width", str(info.vector_width)],
         ["adapters", ", ".join(info.adapters) or "none"],
