@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from item.progress import Progress
 MIN_OVERLAP = 0.97  # of the ten nearest: from here on the results are those of full precision
 MIN_LISTINGS = 1000  # on fewer the overlap is too uncertain
 NEAREST = 10
+TIE = 1e-6  # cosines that differ by no more are equal: rounding in float32
 CHUNK = 128
 
 
@@ -57,26 +57,33 @@ def measure_loss(variant: Engine, full: Engine, prepared: Sequence[Prepared]) ->
 def compare(variant: Vectors, full: Vectors) -> Loss:
     """(N, D) of a variant and of full precision, row by row the same listings -> the loss."""
     cosines = (variant * full).sum(1)
-    expected = nearest(full, full)
+    similarities = without_own(full @ full.T)
     return Loss(
         listings=len(full),
         cosine_mean=float(cosines.mean()),
         cosine_min=float(cosines.min()),
-        overlap_at_10=overlap(nearest(variant, full), expected),
-        overlap_at_10_own=overlap(nearest(variant, variant), expected),
+        overlap_at_10=overlap(without_own(variant @ full.T), similarities),
+        overlap_at_10_own=overlap(without_own(variant @ variant.T), similarities),
     )
 
 
-def nearest(queries: Vectors, gallery: Vectors) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """(N, 10): for each row of queries the nearest rows of the gallery, without the row of the same number."""
-    similarities = queries @ gallery.T
+def without_own(similarities: Vectors) -> Vectors:
+    """(N, N), a listing's to itself -inf."""
     np.fill_diagonal(similarities, -np.inf)
-    return np.argpartition(-similarities, NEAREST - 1, axis=1)[:, :NEAREST]
+    return similarities
 
 
-def overlap(found: np.ndarray[Any, np.dtype[np.int64]], expected: np.ndarray[Any, np.dtype[np.int64]]) -> float:
-    """The mean share of `expected` that was found."""
-    return float(np.mean([len(set(one) & set(other)) / NEAREST for one, other in zip(found, expected, strict=True)]))
+def overlap(found: Vectors, expected: Vectors) -> float:
+    """The mean share of the ten largest of each row of `expected` (N, M) that are among the ten largest of `found`.
+
+    Of those that are as large as the tenth any will do: which of several equal listings comes first says nothing.
+    """
+    rows = np.argpartition(-found, NEAREST - 1, axis=1)[:, :NEAREST]
+    tenth = -np.partition(-expected, NEAREST - 1, axis=1)[:, NEAREST - 1 : NEAREST]
+    above, values = expected > tenth + TIE, np.take_along_axis(expected, rows, axis=1)
+    found_above = np.take_along_axis(above, rows, axis=1).sum(1)
+    found_equal = (np.abs(values - tenth) <= TIE).sum(1)
+    return float((found_above + np.minimum(found_equal, NEAREST - above.sum(1))).mean() / NEAREST)
 
 
 def keeps_space(losses: dict[Modality, Loss]) -> bool:

@@ -29,7 +29,7 @@ MIN_CONVOLUTIONS = 16  # with fewer it is a patch embedding, which costs little
 FLOAT_SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2)  # of the convolutions, the first ones: tried in this order
 MAX_BIAS = 2**30  # half of what 32 bits hold: the sums of products come on top
 CALIBRATION_PICTURES = 128
-MARGIN = 0.005  # above what a variant needs of the ten nearest: other pictures, and more of them, are harder
+MARGIN = 0.01  # above what a variant needs of the ten nearest: other pictures, and more of them, are harder
 PLACES = 512  # of a batch of pictures, for what enters a convolution
 OPERATORS = ["Conv", "Add", "Clip"]  # a Clip that is left out would have the quantiser keep what it cuts off
 
