@@ -255,7 +255,6 @@ def speed(shape: str, size: Size, folder: Path) -> list[Result]:
                 ratio("fp32_vs_eager_with_stem", whole_eager, whole_fp32, "torch eager, whole", where),
                 ratio("int8_vs_fp32_with_stem", whole_fp32, whole_int8, "fp32, whole", where),
             ]
-    fp32.reads_state = True
     prepared = drawn(model.config, 32, "picture")
 
     def without_layers() -> Vectors:

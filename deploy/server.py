@@ -31,7 +31,7 @@ from deploy.service import ItemService
 from deploy.worker import ModelWorker
 from index.store import Store
 from item.engine.interface import Engine
-from item.engine.loading import load_engine
+from item.engine.loading import load_engine, warm_up
 from item.errors import ConfigError, ItemError
 from item.v1 import item_pb2_grpc
 
@@ -198,7 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def load() -> Loaded:
         store = None if args.index is None else Store.open(args.index)
-        return load_engine(args.model, args.device, args.threads, args.variant), store
+        engine = load_engine(args.model, args.device, args.threads, args.variant)
+        warm_up(engine)
+        return engine, store
 
     try:
         limits = Limits(max_inputs=args.max_inputs, max_k=args.max_k, max_message_bytes=args.max_message_mib * MIB)

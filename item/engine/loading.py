@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from item.engine.device import choose_device
 from item.engine.interface import Engine, Runner
 from item.engine.model_engine import ModelEngine
@@ -12,6 +14,7 @@ from item.engine.variant import check_model, find_variant, names_of
 from item.errors import ModelError
 from item.model.config import ItemConfig
 from item.model.folder import check_agreement, resolve_folder, space_of_folder
+from item.preprocessing.prepared import MODALITIES, Prepared
 from item.preprocessing.preprocessor import Preprocessor
 
 FULL_PRECISION = "fp32"  # the variant that computes what the model does
@@ -62,3 +65,17 @@ def load_engine(
             raise ModelError(f"variant: {variant!r} runs on onnxruntime, which is not installed ({error})") from error
         runner = OnnxRunner(variant_folder, found.precision, config, device, num_threads)
     return ModelEngine(runner, preprocessor, found.space, found.name)
+
+
+def warm_up(engine: Engine) -> None:
+    """Encodes one drawn listing by words, by picture and by both, so that the first request pays for no compilation,
+    no allocation and no reading of weights."""
+    preprocessor = engine.preprocessor
+    side = preprocessor.config.picture_size
+    both = Prepared(
+        word_ids=np.array([preprocessor.unk_id, preprocessor.sep_id], dtype=np.int32),
+        pixels=np.zeros((3, side, side), dtype=np.uint8),
+    )
+    for modality in MODALITIES:
+        if (one := both.only(modality)) is not None:
+            engine.encode_prepared([one])

@@ -16,7 +16,7 @@ OPSET = 21
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
 IR_VERSION = 10
 
-ELEMENT_TYPES = {"float": TensorProto.FLOAT, "int64": TensorProto.INT64, "uint8": TensorProto.UINT8}
+ELEMENT_TYPES = {"float": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
 class GraphBuilder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from item.catalog.listing import Listing, Picture
-from item.engine import Engine, load_engine
+from item.engine import Engine, Vectors, load_engine
+from item.engine.loading import warm_up
 from item.engine.model_engine import ModelEngine
 from item.errors import ConfigError, ModelError
+from item.preprocessing.prepared import Prepared
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +120,17 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="no such folder"):
         load_engine(str(tmp_path / "file"), "cpu")
+
+
+def test_warming_up_runs_each_kind_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(engine, ModelEngine)
+    kinds: list[tuple[bool, bool]] = []
+    run = engine.runner.run
+
+    def recorded(prepared: Sequence[Prepared]) -> Vectors:
+        kinds.extend((one.word_ids is not None, one.pixels is not None) for one in prepared)
+        return run(prepared)
+
+    monkeypatch.setattr(engine.runner, "run", recorded)
+    warm_up(engine)
+    assert sorted(kinds) == [(False, True), (True, False), (True, True)]
