@@ -60,7 +60,7 @@ from item.export.loss import compare
 from item.export.quantised import QuantisedLinears
 from item.export.stem import stem_graph
 from item.export.variants import fit_layers
-from item.model.batch import collate
+from item.model.batch import Batch, collate
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
 from item.preprocessing.prepared import MODALITIES, Modality, Prepared
@@ -152,10 +152,12 @@ def matrix_products() -> dict[str, Callable[[], object]]:
     return {"torch": lambda: left @ right, "onnxruntime": lambda: session.run(None, {"x": left.numpy()})}
 
 
-def layer_flops(config: ItemConfig, prepared: Sequence[Prepared], num_cells: int) -> int:
-    """Multiplications and additions of the layers: of the last one, queries and all that follows are of text alone."""
+def layer_flops(model: ITEm, prepared: Sequence[Prepared]) -> int:
+    """Multiplications and additions of the layers' graph: cells to the layers' width, then the layers; of the last one,
+    queries and all that follows are of text alone."""
+    config, num_cells = model.config, model.stem.num_cells
     D, M, L = config.width, config.mlp_width, config.num_layers
-    flops = 0
+    flops = sum(2 * num_cells * model.stem.cell_width * D for one in prepared if one.pixels is not None)
     for one in prepared:
         T = num_tokens(one, num_cells)
         n = T if one.pixels is None else T - num_cells
@@ -171,10 +173,12 @@ def layer_bytes(model: ITEm) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerInputs:
-    """The same listings for both: the graph's inputs by name; torch's states, mask and which tokens are text."""
+    """The same listings for both: the graph's inputs by name; torch's batch, the stem's features, mask and which tokens
+    are text."""
 
     graph: dict[str, Array]
-    x: Tensor
+    batch: Batch
+    features: Tensor | None
     mask: Tensor
     is_text: Tensor
 
@@ -186,13 +190,14 @@ def layer_inputs(model: ITEm, prepared: Sequence[Prepared]) -> LayerInputs:
     features = model.stem_features(batch)
     m, C = model.stem.num_cells, model.stem.cell_width
     cells = np.zeros((0, m, C), np.float32) if features is None else model.stem.cells(features).numpy()
-    x = model.embed_tokens(batch, features, None)
-    is_text = (torch.arange(x.shape[1]) < 1 + batch.word_ids.shape[1])[None]
+    mask = model.present(batch)
+    is_text = (torch.arange(mask.shape[1]) < 1 + batch.word_ids.shape[1])[None]
     packed = pack(prepared, m, model.config.cls_id, model.config.sep_id)
     return LayerInputs(
         graph={**packed.inputs(), "cells": np.ascontiguousarray(cells)},
-        x=x,
-        mask=model.present(batch),
+        batch=batch,
+        features=features,
+        mask=mask,
         is_text=is_text,
     )
 
@@ -200,7 +205,8 @@ def layer_inputs(model: ITEm, prepared: Sequence[Prepared]) -> LayerInputs:
 def run_layers(model: ITEm, inputs: LayerInputs) -> Tensor:
     """torch's layers, eager."""
     with torch.inference_mode():
-        return model.run_layers(inputs.x, inputs.mask, inputs.is_text)
+        x = model.embed_tokens(inputs.batch, inputs.features, None)
+        return model.run_layers(x, inputs.mask, inputs.is_text)
 
 
 def speed(shape: str, size: Size, folder: Path) -> list[Result]:
@@ -216,7 +222,7 @@ def speed(shape: str, size: Size, folder: Path) -> list[Result]:
             where = f"{shape}, {modality}, batch {count}"
             prepared = drawn(model.config, count, modality)
             inputs = layer_inputs(model, prepared)
-            flops = layer_flops(model.config, prepared, model.stem.num_cells)
+            flops = layer_flops(model, prepared)
             *peaks, of_reading, of_eager, of_fp32, of_int8 = alternate(
                 size.repeats,
                 *products.values(),
