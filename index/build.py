@@ -4,15 +4,17 @@
     python -m index.build --model demo/model --catalog demo/shop --index demo/index      a minute on two cores
 
 C is a catalogue file (Parquet, JSON lines, CSV) or a folder with one. Rows that cannot be used are left out and listed
-in DIR/refused.jsonl. A job that was interrupted goes on where it was when it is started again with the same arguments;
-the index appears in DIR when it is whole, and replaces the one that was there. Pictures are taken as they are when they
-are read: the job notices a changed catalogue file or model, but not a changed picture file.
+in DIR/default/refused.jsonl. A job that was interrupted goes on where it was when it is started again with the same
+arguments. The collection appears in DIR/default when it is whole, in place of the one that was there and of all that
+was written to that one, which is kept as the generation before. Pictures are taken as they are when they are read: the
+job notices a changed catalogue file or model, but not a changed picture file.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 import time
 from collections import Counter
@@ -25,7 +27,7 @@ import pyarrow.parquet as pq
 import torch
 
 from index.files import digest
-from index.manifest import Manifest, read_manifest
+from index.lease import Lease
 from index.pipeline import Job, embed_catalog, num_cores
 from index.shards import (
     Mark,
@@ -39,7 +41,8 @@ from index.shards import (
     read_plan,
     remove_partial_work,
 )
-from index.store import write_store
+from index.store import Store, read_about
+from index.truth import About
 from item.catalog.listing import Listing
 from item.catalog.reader import Refused, find_catalog, iterate_rows, write_refused
 from item.engine import Engine, load_engine
@@ -49,6 +52,7 @@ from item.progress import Progress
 
 REFUSED_FILE = "refused.jsonl"
 DEVICES = ("auto", "cpu", "cuda")
+NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,8 @@ class BuildConfig:
 
     model: a model folder, or a hub repository as owner/name.
     catalog: a catalogue file, or the folder that holds catalog.parquet, .jsonl or .csv.
-    index: the folder that gets the index.
+    index: the folder that holds the collections.
+    collection: the name of the one that is built.
     splits: only listings of these splits; empty for all.
     shard_rows: rows that are done, or lost to an interruption, together.
     num_workers: processes that decode pictures, and on the CPU as many that encode; None: one for each core.
@@ -70,6 +75,7 @@ class BuildConfig:
     model: str
     catalog: Path
     index: Path
+    collection: str = "default"
     splits: tuple[str, ...] = ()
     shard_rows: int = 256
     num_workers: int | None = None
@@ -84,18 +90,26 @@ class BuildConfig:
                 raise ConfigError(f"{name}: {value} is below 1")
         if self.device not in DEVICES:
             raise ConfigError(f"device: {self.device!r} is none of {', '.join(DEVICES)}")
+        if not re.fullmatch(NAME, self.collection):
+            raise ConfigError(f"collection: {self.collection!r}; a name is letters, digits, dots, dashes, underscores")
+
+    @property
+    def folder(self) -> Path:
+        """That of the collection."""
+        return self.index / self.collection
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """What a job did.
 
-    num_rows: of the catalogue, num_refused of them left out. num_embedded: listings embedded in this run, in embed_s
-    seconds with the start of its processes. steady_rate: listings a second between the first finished shard and the
-    last; NaN where fewer than two were embedded.
+    num_rows: of the catalogue, num_refused of them left out, num_products of them in the collection. num_embedded:
+    listings embedded in this run, in embed_s seconds with the start of its processes. steady_rate: listings a second
+    between the first finished shard and the last; NaN where fewer than two were embedded.
     """
 
-    manifest: Manifest
+    about: About
+    num_products: int
     num_rows: int
     num_refused: int
     num_embedded: int
@@ -104,10 +118,10 @@ class Summary:
 
     def lines(self) -> str:
         """The summary for people."""
-        manifest, elsewhere = self.manifest, self.num_rows - self.num_refused - self.manifest.count
-        rows = f"{manifest.count:,} of {self.num_rows:,} rows"
-        if manifest.splits:
-            rows += f", {elsewhere:,} of other splits than {', '.join(manifest.splits)}"
+        about, elsewhere = self.about, self.num_rows - self.num_refused - self.num_products
+        rows = f"{self.num_products:,} of {self.num_rows:,} rows"
+        if about.splits:
+            rows += f", {elsewhere:,} of other splits than {', '.join(about.splits)}"
         if self.num_refused:
             rows += f", {self.num_refused:,} refused: see {REFUSED_FILE}"
         done = f"{self.num_embedded:,} listings in {self.embed_s:.1f} s"
@@ -115,7 +129,7 @@ class Summary:
             done += f", {self.steady_rate:,.1f} listings/s once it ran"
         return (
             f"index     {rows}\n"
-            f"vectors   width {manifest.vector_width}, space {manifest.space[:12]}, {manifest.engine}\n"
+            f"vectors   width {about.vector_width}, space {about.space[:12]}, {about.engine}\n"
             f"embedded  {done}"
         )
 
@@ -137,10 +151,11 @@ def build(config: BuildConfig) -> Summary | None:
         shard_rows=config.shard_rows,
     )
     check_replaceable(config, plan)
-    with lock_partial_work(config.index) as folder:
+    with lock_partial_work(config.folder) as folder:
+        Lease.acquire(config.folder).release()  # who writes to it now is known before the work, not after
         if config.restart:
             discard_partial_work(folder)
-        if is_built(config.index, plan):
+        if is_built(config.folder, plan):
             if read_plan(folder) in (None, plan):
                 remove_partial_work(folder)
             return None
@@ -153,13 +168,14 @@ def build(config: BuildConfig) -> Summary | None:
         after = catalog.stat()
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise CatalogError(f"{catalog}: changed while it was read; start again with --restart")
-        manifest = publish_index(config, plan, folder, marks, engine.vector_width)
+        about, num_products = publish(config, plan, folder, marks, engine.vector_width)
         remove_partial_work(folder)
     return Summary(
-        manifest=manifest,
+        about=about,
+        num_products=num_products,
         num_rows=max(mark.shard.end_row for mark in marks.values()),
         num_refused=sum(len(mark.refused) for mark in marks.values()),
-        num_embedded=manifest.count - num_before,
+        num_embedded=num_products - num_before,
         embed_s=embed_s,
         steady_rate=steady_rate,
     )
@@ -203,16 +219,16 @@ def embed(job: Job, marks: dict[int, Mark]) -> float:
     return sum(count for _, count in finished[1:]) / (finished[-1][0] - finished[0][0])
 
 
-def publish_index(config: BuildConfig, plan: Plan, folder: Path, marks: dict[int, Mark], vector_width: int) -> Manifest:
-    """Puts the shards together. Raises CatalogError where they hold nothing."""
+def publish(
+    config: BuildConfig, plan: Plan, folder: Path, marks: dict[int, Mark], vector_width: int
+) -> tuple[About, int]:
+    """Makes a generation of the shards. Returns what it is, and its products. Raises CatalogError for none."""
     refused = [row for _, mark in sorted(marks.items()) for row in mark.refused]
-    write_refused(refused, config.index / REFUSED_FILE)
+    write_refused(refused, config.folder / REFUSED_FILE)
     if num_embedded(marks) == 0:
         remove_partial_work(folder)
         raise CatalogError(f"{config.catalog}: nothing to index: {why_empty(refused, plan.splits)}")
-    return write_store(
-        config.index,
-        read_blocks(folder, marks),
+    about = About(
         space=plan.space,
         model=config.model,
         engine=", ".join(sorted({mark.engine for mark in marks.values()})),
@@ -221,6 +237,8 @@ def publish_index(config: BuildConfig, plan: Plan, folder: Path, marks: dict[int
         catalog_sha256=plan.catalog_sha256,
         splits=plan.splits,
     )
+    with Store.create(config.folder, about, read_blocks(folder, marks)) as store:
+        return about, len(store)
 
 
 def why_empty(refused: Sequence[Refused], splits: Sequence[str]) -> str:
@@ -232,25 +250,23 @@ def why_empty(refused: Sequence[Refused], splits: Sequence[str]) -> str:
 
 
 def is_built(index: Path, plan: Plan) -> bool:
-    """Whether the folder holds a whole index of what is planned."""
+    """Whether the folder holds a whole collection of what is planned."""
     try:
-        manifest = read_manifest(index)
-        manifest.check_files(index)
+        about = read_about(index)
     except StoreError:
         return False
-    built = (manifest.space, manifest.catalog_sha256, manifest.splits)
-    return built == (plan.space, plan.catalog_sha256, plan.splits)
+    return (about.space, about.catalog_sha256, about.splits) == (plan.space, plan.catalog_sha256, plan.splits)
 
 
 def check_replaceable(config: BuildConfig, plan: Plan) -> None:
     """Raises SpaceError where an index of another space would be lost. A damaged index may always be replaced."""
     try:
-        manifest = read_manifest(config.index)
+        about = read_about(config.folder)
     except StoreError:
         return
-    if manifest.space != plan.space and not config.replace:
+    if about.space != plan.space and not config.replace:
         raise SpaceError(
-            f"{config.index}: holds an index of space {manifest.space[:12]} (model {manifest.model}), and"
+            f"{config.folder}: holds an index of space {about.space[:12]} (model {about.model}), and"
             f" {config.model} is of space {plan.space[:12]}; give another folder, or add --replace"
         )
 
@@ -287,7 +303,8 @@ def parser() -> argparse.ArgumentParser:
     add = described.add_argument
     add("--model", required=True, help="model folder, or a hub repository as owner/name")
     add("--catalog", required=True, type=Path, help="catalogue file, or the folder that holds it")
-    add("--index", required=True, type=Path, help="folder that gets the index")
+    add("--index", required=True, type=Path, help="folder of the collections")
+    add("--collection", default=BuildConfig.collection, help="name of the one that is built (%(default)s)")
     add("--split", dest="splits", type=split_names, default=(), help="only these splits, for instance train,val")
     add("--shard-rows", type=int, default=BuildConfig.shard_rows, help="rows done together (%(default)s)")
     add("--workers", dest="num_workers", type=int, help="decoders, and on the CPU as many encoders (one for each core)")
@@ -314,7 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; start again with the same arguments to go on", file=sys.stderr)
         return 130
-    print(summary.lines() if summary else f"{config.index}: holds this catalogue in this space already")
+    print(summary.lines() if summary else f"{config.folder}: holds this catalogue in this space already")
     return 0
 
 

@@ -1,49 +1,75 @@
-"""The manifest of an index folder: what the index is, and which files it consists of."""
+"""The manifest of a generation: which segments there are, and what their files have to be.
+
+Segments are a cache of the truth (index.truth): without a manifest, or with one that names damaged files, they are made
+again.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from index.files import FileDigest, digest, publish
+from index.files import FileDigest, digest, publish, sealed, unsealed
 from item.errors import StoreError
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
-BUILD = "python -m index.build --model M --catalog C --index"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """N = `count` vectors of width D = `vector_width`, all of them in `space`.
+class Depth:
+    """How an approximate segment is searched for the nearest `num_neighbours`.
 
-    `model` and `engine` say what made them; `catalog`, `catalog_sha256` and `splits` (empty: all) of what. `created` is
-    in UTC, ISO 8601. `files` holds the names of the index's files; any other file in the folder is not part of it.
+    effort: a graph's ef, or the inverted lists that are looked into. num_candidates: of its compressed vectors, of
+    which the exact cosines are taken. recall: of the nearest against exact search, less a standard error.
     """
 
-    space: str
-    model: str
-    engine: str
-    catalog: str
-    catalog_sha256: str
-    splits: tuple[str, ...]
-    vector_width: int
-    count: int
-    files: dict[str, FileDigest]
-    metric: str = "cosine"
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
-    version: int = VERSION
+    num_neighbours: int
+    effort: int
+    num_candidates: int
+    recall: float
 
-    def file(self, suffix: str) -> str:
-        """The name of the one file with this suffix, for instance ``".faiss"``. Raises StoreError."""
-        names = [name for name in self.files if name.endswith(suffix)]
-        if len(names) != 1:
-            raise StoreError(f"{MANIFEST}: files: {len(names)} of them end in {suffix!r}, one is expected")
-        return names[0]
+
+def depth_for(depths: Sequence[Depth], num_neighbours: float) -> Depth:
+    """The shallowest depth that is tuned for so many; beyond the deepest, in proportion to it."""
+    deepest = depths[-1]
+    if num_neighbours <= deepest.num_neighbours:
+        return next(one for one in depths if one.num_neighbours >= num_neighbours)
+    times = num_neighbours / deepest.num_neighbours
+    return replace(
+        deepest,
+        num_neighbours=ceil(num_neighbours),
+        effort=ceil(times * deepest.effort),
+        num_candidates=ceil(times * deepest.num_candidates),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentInfo:
+    """An immutable segment: the products with keys in (first_key, last_key] at `revision`, `count` of them.
+
+    factory: of its index, as FAISS names it; "Flat": none, it is searched exactly. depths: how it is searched, by
+    ascending number of neighbours. files: rows, vectors and, but for "Flat", index.
+    """
+
+    first_key: int
+    last_key: int
+    revision: int
+    count: int
+    factory: str
+    depths: tuple[Depth, ...]
+    files: dict[str, FileDigest]
+
+    def file(self, kind: str) -> str:
+        """The name of its file of a kind: rows, vectors, index."""
+        for name in self.files:
+            if name.startswith(f"{kind}-"):
+                return name
+        raise StoreError(f"{MANIFEST}: a segment has no file {kind}-*")
 
     def check_files(self, folder: Path) -> None:
         """Reads every file once. Raises StoreError for one that is missing or not what was written."""
@@ -51,39 +77,58 @@ class Manifest:
             try:
                 found = digest(folder / name)
             except OSError as error:
-                raise StoreError(
-                    f"{folder / name}: cannot be read ({error.strerror}); build the index again"
-                ) from error
+                raise StoreError(f"{folder / name}: cannot be read ({error.strerror})") from error
             if found != written:
                 raise StoreError(
                     f"{folder / name}: damaged: {found.bytes:,} bytes with sha256 {found.sha256[:12]}...;"
-                    f" {MANIFEST} says {written.bytes:,} bytes with {written.sha256[:12]}...; build the index again"
+                    f" {MANIFEST} says {written.bytes:,} bytes with {written.sha256[:12]}..."
                 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Segments in the order of their keys, which are contiguous from 0 on."""
+
+    segments: tuple[SegmentInfo, ...] = ()
+    version: int = VERSION
+
+    @property
+    def last_key(self) -> int:
+        """Products with higher keys are in no segment."""
+        return self.segments[-1].last_key if self.segments else 0
+
+    @property
+    def revision(self) -> int:
+        """That of the oldest segment: what changed after it may not be in the segments."""
+        return min((one.revision for one in self.segments), default=0)
+
+    def files(self) -> Iterator[str]:
+        """The names of all files."""
+        for segment in self.segments:
+            yield from segment.files
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Publishes an index: from here on these are its files."""
-    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    """Publishes segments: from here on these count."""
+    text = sealed(asdict(manifest))
     publish(folder / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises StoreError for a missing folder and for a missing, damaged or other-version manifest."""
+    """One without segments where there is none. Raises StoreError for a damaged one and for one of another version."""
     path = folder / MANIFEST
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: no such index folder; build one with: {BUILD} {folder}")
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise StoreError(f"{folder}: no {MANIFEST}: not an index, or never finished; run: {BUILD} {folder}") from error
+        content = unsealed(path.read_bytes())
+    except FileNotFoundError:
+        return Manifest()
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); build the index again") from error
-    version = content.get("version") if isinstance(content, dict) else None
-    if version != VERSION:
-        raise StoreError(f"{path}: version {version!r}, this program reads version {VERSION}; build the index again")
+        raise StoreError(f"{path}: cannot be read ({error})") from error
+    version = content.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise StoreError(f"{path}: version {version}, this program knows up to {VERSION}; update the program")
     try:
         return TypeAdapter(Manifest).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise StoreError(f"{path}: {where}: {first['msg']}; build the index again") from error
+        raise StoreError(f"{path}: {where}: {first['msg']}") from error

@@ -24,8 +24,9 @@ import ray
 import ray.data
 from ray.exceptions import RayError, RayTaskError
 
+from index.exact import Vectors, is_unit
+from index.product import Product
 from index.shards import Mark, Shard, write_shard
-from index.store import Product, Vectors, is_unit
 from item.catalog.listing import Listing
 from item.catalog.reader import Refused, iterate_rows
 from item.catalog.splits import assign_splits

@@ -1,6 +1,6 @@
 """The partial work of an indexing job: shards and their done-marks, so that a job that was killed goes on.
 
-    INDEX/partial/
+    COLLECTION/partial/
       lock                  held by the job that runs
       plan.json             what the work is for; a job with another plan does not mix its shards with these
       shard-000012.arrow    vectors and products of the catalogue's rows [12 S, 13 S), S rows a shard
@@ -23,8 +23,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
+from index.exact import Vectors
 from index.files import FileDigest, digest, publish
-from index.store import Block, Product, Vectors, product_table
+from index.product import Product, product_table, products_of
 from item.catalog.reader import Refused
 from item.errors import StoreError
 
@@ -106,33 +107,35 @@ def is_complete(marks: Mapping[int, Mark]) -> bool:
     return any(mark.shard.last and len(marks) == mark.shard.number + 1 for mark in marks.values())
 
 
-def read_blocks(folder: Path, marks: Mapping[int, Mark]) -> Iterator[Block]:
-    """The shards' rows in the catalogue's order."""
+def read_blocks(folder: Path, marks: Mapping[int, Mark]) -> Iterator[tuple[list[Product], Vectors]]:
+    """The shards' n products and (n, D) vectors in the catalogue's order."""
     for number, mark in sorted(marks.items()):
         if mark.count:
             with pa.memory_map(str(shard_path(folder, number))) as file:
                 table = pa.ipc.open_file(file).read_all()
             vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(mark.count, -1)
-            yield Block(vectors=np.ascontiguousarray(vectors), products=table.drop_columns("vector"))
+            yield products_of(table.drop_columns("vector")), np.ascontiguousarray(vectors)
 
 
 @contextmanager
-def lock_partial_work(index: Path) -> Iterator[Path]:
-    """The folder of an index's partial work, held by this job alone.
+def lock_partial_work(collection: Path) -> Iterator[Path]:
+    """The folder of a collection's partial work, held by this job alone.
 
     Raises:
         StoreError: another job holds it, or the folder cannot be made.
     """
-    folder = index / PARTIAL
+    folder = collection / PARTIAL
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{index}: cannot be made into an index folder ({error.strerror}); give another") from error
+        raise StoreError(
+            f"{collection}: cannot be made into an index folder ({error.strerror}); give another"
+        ) from error
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreError(f"{index}: another job is building it; wait for it or end it") from error
+            raise StoreError(f"{collection}: another job is building it; wait for it or end it") from error
         yield folder
 
 

@@ -1,320 +1,569 @@
-"""The exact store: an index folder on disk, searched by cosine without approximation.
+"""A collection: what is written to it is durable, and found by the next search.
 
-    INDEX/
-      manifest.json               what the index is and which files it consists of; replaced as the last step
-      vectors-<sha256>.faiss      FAISS IndexFlatIP: (N, D) float32 of unit norm
-      products-<sha256>.parquet   N rows in the same order: what a hit shows
+    COLLECTION/
+      lease                       held by the process that writes
+      current.json                the generation that counts, and the one before (index.generations)
+      generation-*/
+        truth.sqlite              products and vectors: the truth (index.truth)
+        acknowledged              the last revision that was acknowledged
+        manifest.json             the segments (index.manifest)
+        rows-, vectors-, index-   their files: a cache of the truth (index.segment)
 
-Files are named by their content and only the manifest says which of them count. Replacing an index is thus one rename,
-that of the manifest: whoever opens the folder gets the old index or the new one, whole, and a writer that dies leaves
-nothing but files that nobody names; the next writer removes them.
+Fresh writes are searched exactly beside the segments, until a background thread makes a segment of them. One process
+writes; others open the collection to read and see each write as soon as it is acknowledged.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
-import faiss
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from index.files import BESIDE, FileDigest, digest, rename_durably
-from index.manifest import Manifest, read_manifest, write_manifest
-from item.catalog.listing import AttributeValue, Listing
-from item.errors import ConfigError, SpaceError, StoreError
+from index.choosing import Choice
+from index.exact import Vectors, is_unit, unit
+from index.files import BESIDE, flush, rename_durably
+from index.filters import Filter
+from index.generations import CURRENT, new_generation, read_generations, remove_others, switch
+from index.lease import Lease
+from index.manifest import Manifest, SegmentInfo, read_manifest, write_manifest
+from index.memory import Mask, Memory, View
+from index.planner import Plan
+from index.product import Product
+from index.recall import RecallEstimate, RecallSample
+from index.search import Found, Group, search
+from index.segment import Segment, write_segment
+from index.truth import About, Changes, Truth
+from item.errors import ConfigError, ReadOnlyError, StoreError
 
-Vectors = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
+logger = logging.getLogger(__name__)
 
-SCHEMA = pa.schema(
-    [
-        pa.field("product_id", pa.string(), nullable=False),
-        pa.field("title", pa.string(), nullable=False),
-        pa.field("category", pa.list_(pa.string()), nullable=False),
-        pa.field("group_id", pa.string()),
-        pa.field("attributes", pa.string(), nullable=False),  # a JSON object
-        pa.field("image", pa.string(), nullable=False),
-    ]
-)
-NORM_TOLERANCE = 1e-3
-# FAISS sums float32 in an order that depends on the number of queries: two of its scores of one pair differ by less.
-ROUNDING = 1e-5
-# Rows of one matrix product. FAISS's 1,024 makes its threads meet four times as often.
-ROWS_AT_ONCE = 4096
-# Asked for beyond k, so that a tie at the last hit is seldom cut by the first search.
-SPARE = 8
-# Scores of one FAISS call at most: with their rows 48 MiB.
-MAX_SCORES = 2**22
+Stamp = tuple[int, int] | None  # what `stamp` tells of a manifest
+
+SEGMENT_FILES = ("vectors-*.npy", "index-*.faiss", "rows-*.arrow", f"*{BESIDE}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hit:
-    """One answer: the product's id, its cosine in [-1, 1], its row in the store."""
+class Upkeep:
+    """When segments are written anew.
 
-    product_id: str
-    score: float
-    row: int
+    flush_rows: fresh rows that are made into a segment. ratio: a segment is merged with newer ones once these have more
+    than a `ratio`-th of its rows. max_dead: the share of a segment's rows that may be dead. background: whether a
+    thread sees to it; without, `Store.maintain` does.
+    """
 
+    flush_rows: int = 20_000
+    ratio: float = 8.0
+    max_dead: float = 0.25
+    background: bool = True
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Product:
-    """What the store knows of a product beside its vector; `image` is the catalogue's reference to its main picture."""
-
-    product_id: str
-    title: str
-    category: tuple[str, ...]
-    group_id: str | None
-    attributes: dict[str, AttributeValue]
-    image: str
-
-    @classmethod
-    def from_listing(cls, listing: Listing) -> Product:
-        return cls(
-            product_id=listing.product_id,
-            title=listing.title,
-            category=listing.category,
-            group_id=listing.group_id,
-            attributes=dict(listing.attributes),
-            image=listing.images[0].reference if listing.images else "",
-        )
+    def __post_init__(self) -> None:
+        if self.flush_rows < 1:
+            raise ConfigError(f"flush_rows: {self.flush_rows} is below 1")
+        if not self.ratio > 0:
+            raise ConfigError(f"ratio: {self.ratio} is not above 0")
+        if not 0 < self.max_dead <= 1:
+            raise ConfigError(f"max_dead: {self.max_dead} is not above 0 and up to 1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """Consecutive rows on their way into a store: (n, D) float32 of unit norm and n products (`SCHEMA`)."""
-
-    vectors: Vectors
-    products: pa.Table
-
-
-def product_table(products: Sequence[Product]) -> pa.Table:
-    """Products as a table of `SCHEMA`."""
-    rows = [
-        asdict(product) | {"attributes": json.dumps(product.attributes, ensure_ascii=False)} for product in products
-    ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+UPKEEP, CHOICE = Upkeep(), Choice()
 
 
 class Store:
-    """An open index. Searching it from several threads at once is safe; it never changes.
+    """An open collection. Any number of threads may search it and write to it.
 
-    Shapes: Q queries, N = `len(store)` rows, D = `store.manifest.vector_width`.
+    Shapes: Q queries, D = `store.about.vector_width`.
     """
 
-    def __init__(self, manifest: Manifest, index: Any, products: pa.Table) -> None:
-        """Takes over what `open` has read. Raises StoreError where the parts do not belong together."""
-        for name, found in (("vectors", index.ntotal), ("products", products.num_rows)):
-            if found != manifest.count:
-                raise StoreError(f"{found:,} {name}, but the manifest says {manifest.count:,}; build the index again")
-        if index.d != manifest.vector_width:
-            raise StoreError(f"vectors of width {index.d}, but the manifest says {manifest.vector_width}")
-        self.manifest = manifest
-        self._index = index
-        self._products = products
-        # FAISS owns this memory: the view is good as long as the index is.
-        size = index.ntotal * index.d
-        self._vectors: Vectors = faiss.rev_swig_ptr(index.get_xb(), size).reshape(index.ntotal, index.d)
-        self._ids: list[str] = products["product_id"].to_pylist()
-        self._row_of = {product_id: row for row, product_id in enumerate(self._ids)}
-        if len(self._row_of) != manifest.count:
-            raise StoreError(f"{manifest.count - len(self._row_of):,} product ids appear twice; build the index again")
+    def __init__(self, folder: Path, lease: Lease | None, upkeep: Upkeep, choice: Choice) -> None:
+        """`open` makes one; `lease`: None opens it to read."""
+        self.folder, self.upkeep, self.choice = folder, upkeep, choice
+        self._lease = lease
+        self._truth: Truth
+        self._memory: Memory
+        self._opened = False
+        self._num_readers: dict[Truth, int] = {}
+        self._lock = threading.Lock()  # of what is above, held for moments
+        self._writing = threading.Lock()  # one transaction at a time
+        self._maintaining = threading.Lock()  # one merge at a time
+        self._open_generation()
+        self._sample = RecallSample()
+        self._due, self._closed = threading.Event(), False
+        self._thread: threading.Thread | None = None
+        if lease is not None and upkeep.background:
+            self._thread = threading.Thread(
+                target=self._maintain_in_background, name=f"upkeep {folder.name}", daemon=True
+            )
+            self._thread.start()
+            self._due.set()
 
     @classmethod
-    def open(cls, folder: Path) -> Store:
-        """Reads an index folder and checks every file against the manifest.
+    def open(cls, folder: Path, *, writable: bool = False, upkeep: Upkeep = UPKEEP, choice: Choice = CHOICE) -> Store:
+        """Opens a collection's folder and checks every file of its segments; damaged segments are made again.
 
         Raises:
-            StoreError: a missing folder; a missing, damaged or other-version manifest; a missing or damaged file.
+            StoreError: the folder is missing, is no collection, or its truth is damaged or of a newer version.
+            LeaseError: `writable`, and another process writes to it.
         """
-        manifest = read_manifest(folder)
-        while True:
-            try:
-                return cls._read(folder, manifest)
-            except StoreError:
-                # A writer that replaced the index meanwhile has removed the files of the one before.
-                before, manifest = manifest, read_manifest(folder)
-                if manifest == before:
-                    raise
+        read_generations(folder)
+        lease = Lease.acquire(folder) if writable else None
+        try:
+            return cls(folder, lease, upkeep, choice)
+        except BaseException:
+            if lease is not None:
+                lease.release()
+            raise
 
     @classmethod
-    def _read(cls, folder: Path, manifest: Manifest) -> Store:
-        manifest.check_files(folder)
-        # Matrix products from two queries on. By default FAISS 1.15 scans for each alone until all together have
-        # 128,000 numbers: 64 queries over 300,000 rows of width 384 took 3.3 s on one core instead of 0.2 s.
-        faiss.cvar.distance_compute_blas_threshold = 2 * manifest.vector_width
-        faiss.cvar.distance_compute_blas_database_bs = ROWS_AT_ONCE
+    def create(
+        cls,
+        folder: Path,
+        about: About,
+        blocks: Iterable[tuple[Sequence[Product], Vectors]] = (),
+        *,
+        choice: Choice = CHOICE,
+        upkeep: Upkeep = UPKEEP,
+    ) -> Store:
+        """Writes a generation of blocks of products and vectors, (n, D), lets it count, and opens it to write.
+
+        A generation that was there is kept as the one before.
+
+        Raises:
+            StoreError: a vector of another width or not of unit norm, an id that comes twice, a folder that cannot be
+                written; what was there before stays.
+            LeaseError: another process writes to the collection.
+        """
         try:
-            index = faiss.read_index(str(folder / manifest.file(".faiss")))
-            products = pq.read_table(folder / manifest.file(".parquet"), schema=SCHEMA)
-        except (OSError, RuntimeError, pa.ArrowException) as error:
-            raise StoreError(f"{folder}: cannot be read ({error}); build the index again") from error
-        return cls(manifest, index, products)
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
+        with Lease.acquire(folder):
+            name = new_generation(folder)
+            truth = Truth.create(folder / name, about, last_key_of(folder))
+            try:
+                count = truth.load(checked(blocks, about.vector_width))
+                if count:
+                    write_segments(folder / name, truth, (), choice)
+            finally:
+                truth.close()
+            for path in (folder / name, folder, folder.parent):
+                flush(path)  # the names of new files, before one says that they count
+            remove_others(folder, switch(folder, name))
+        return cls.open(folder, writable=True, upkeep=upkeep, choice=choice)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the background work, and lets others write."""
+        if self._closed:
+            return
+        self._closed = True
+        self._due.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._sample.close()
+        self._truth.close()
+        if self._lease is not None:
+            self._lease.release()
+
+    @property
+    def writable(self) -> bool:
+        """Whether this process may write."""
+        return self._lease is not None
+
+    @property
+    def about(self) -> About:
+        """What the generation holds."""
+        self._follow()
+        return self._truth.about
+
+    @property
+    def generation(self) -> str:
+        """The name of the generation that is searched."""
+        return self._generation
 
     def __len__(self) -> int:
-        return self.manifest.count
+        """Products."""
+        self._follow()
+        with self._lock:
+            return len(self._memory)
+
+    # Reading
 
     def product(self, product_id: str) -> Product | None:
         """The product with this id, or None."""
-        row = self._row_of.get(product_id)
-        return None if row is None else self.product_at(row)
+        with self._reading() as truth:
+            found = truth.product(product_id)
+        return None if found is None else found[1]
 
-    def product_at(self, row: int) -> Product:
-        """The product of a row in [0, N), as hits name it."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        (values,) = self._products.slice(row, 1).to_pylist()
-        category, attributes = tuple(values.pop("category")), json.loads(values.pop("attributes"))
-        return Product(category=category, attributes=attributes, **values)
+    def products(self, keys: Sequence[int]) -> dict[int, Product]:
+        """Products by their keys, as hits name them; those that were deleted or replaced since are left out."""
+        with self._reading() as truth:
+            return truth.products(keys)
 
     def vector(self, product_id: str) -> Vectors | None:
         """(D,) the vector of a product, or None."""
-        row = self._row_of.get(product_id)
-        return None if row is None else self._vectors[row].copy()
+        with self._reading() as truth:
+            return truth.vector(product_id)
 
-    def search(self, queries: Vectors, k: int, leave_out: Sequence[Collection[str]] | None = None) -> list[list[Hit]]:
-        """The nearest k products of each query, the best first, ties in the order of rows.
+    def search(
+        self,
+        queries: Vectors,
+        k: int,
+        leave_out: Sequence[Collection[str]] | None = None,
+        filters: Sequence[Filter | None] | None = None,
+    ) -> list[Found]:
+        """The nearest k products of each query, the best first, ties in the order in which they were written.
 
         Args:
             queries: (Q, D) float32 of any length but zero.
-            k: at least 1; fewer hits come back only where the store holds fewer products.
+            k: at least 1; fewer hits come back only where fewer products may be hits.
             leave_out: for each query the ids of products that are not wanted; k others are found all the same.
+            filters: for each query what its hits have to pass, None: nothing.
 
         Raises:
             SpaceError: queries of another width, or not finite, or of length zero.
-            ConfigError: k below 1, or not one collection of `leave_out` for each query.
+            ConfigError: k below 1, or not one entry of `leave_out` or `filters` for each query.
         """
-        unit = self._unit(queries)
+        unit_queries = unit(queries, self.about.vector_width)
         if k < 1:
             raise ConfigError(f"k: {k} is below 1")
-        if leave_out is not None and len(leave_out) != len(unit):
-            raise ConfigError(f"leave_out: {len(leave_out)} collections for {len(unit)} queries")
-        unwanted = [self._rows(ids) for ids in leave_out or [()] * len(unit)]
-        fetch = min(len(self), k + max(map(len, unwanted), default=0) + SPARE)
-        step = max(1, MAX_SCORES // max(1, fetch))
-        hits = []
-        for start in range(0, len(unit), step):
-            block = slice(start, start + step)
-            hits += self._search_block(unit[block], k, unwanted[block], fetch)
-        return hits
+        for name, given in (("leave_out", leave_out), ("filters", filters)):
+            if given is not None and len(given) != len(queries):
+                raise ConfigError(f"{name}: {len(given)} entries for {len(queries)} queries")
+        unwanted = [set(ids) for ids in leave_out or [()] * len(queries)]
+        self._follow()
+        view, masks = self._state(filters or [None] * len(queries))
+        found = search(view, unit_queries, k + max(map(len, unwanted), default=0), masks)
+        self._sample_recall(view, unit_queries, k, masks, found)
+        return [one.without(ids, k) if leave_out else one for one, ids in zip(found, unwanted, strict=True)]
 
-    def _search_block(self, unit: Vectors, k: int, unwanted: Sequence[Rows], fetch: int) -> list[list[Hit]]:
-        if fetch == 0:
-            return [[] for _ in unit]
-        scores, rows = self._index.search(unit, fetch)
-        return [self._hits(*found, k, fetch) for found in zip(unit, scores, rows, unwanted, strict=True)]
+    def _sample_recall(
+        self, view: View, queries: Vectors, k: int, masks: Sequence[Mask | None], found: Sequence[Found]
+    ) -> None:
+        """Has one approximate answer in many searched again."""
+        approximate = [query for query, one in enumerate(found) if one.plan is not Plan.EXACT]
+        if approximate and self._sample.is_due(len(approximate)):
+            query = approximate[-1]
+            group = Group(view=view, mask=masks[query], k=k, exactly=True)
+            exactly = partial(group.search, queries[query : query + 1])
+            self._sample.check(found[query].keys[:k], lambda: exactly()[0].keys)
 
-    def _hits(self, query: Vectors, scores: Vectors, rows: Rows, unwanted: Rows, k: int, fetch: int) -> list[Hit]:
-        """Hits of one query from its best `fetch` candidates; searched wider where they end within a tie."""
-        wanted = ~np.isin(rows, unwanted)
-        last = scores[wanted][k - 1] - ROUNDING if wanted.sum() >= k else -np.inf
-        if scores[-1] >= last and fetch < len(self):
-            fetch = min(len(self), 4 * fetch)
-            return self._search_block(query[None], k, [unwanted], fetch)[0]
-        rows = rows[wanted & (scores >= last)]
-        cosines = self._cosines(query, rows)
-        best = np.lexsort((rows, -cosines))[:k]
-        return [
-            Hit(product_id=self._ids[row], score=score, row=row)
-            for row, score in zip(rows[best].tolist(), cosines[best].tolist(), strict=True)
-        ]
+    def recall(self) -> RecallEstimate:
+        """What approximate searches reach at present (index.recall)."""
+        return self._sample.estimate()
 
-    def _cosines(self, query: Vectors, rows: Rows) -> Vectors:
-        """(n,) scores that depend on the pair alone: each row summed by itself, in float64."""
-        sums = (self._vectors[rows] * query.astype(np.float64)).sum(axis=1)
-        return np.clip(sums, -1.0, 1.0).astype(np.float32)
+    def _state(self, filters: Sequence[Filter | None]) -> tuple[View, list[Mask | None]]:
+        """One moment's view, and the masks of filters in it."""
+        with self._lock:
+            view = self._memory.view()
+            by_filter = {one: self._memory.mask(one) for one in dict.fromkeys(filters) if one is not None}
+        return view, [None if one is None else by_filter[one] for one in filters]
 
-    def _rows(self, product_ids: Collection[str]) -> Rows:
-        found = {self._row_of[product_id] for product_id in product_ids if product_id in self._row_of}
-        return np.fromiter(found, np.int64, len(found))
+    # Writing
 
-    def _unit(self, queries: Vectors) -> Vectors:
-        width = self.manifest.vector_width
-        if queries.ndim != 2 or queries.shape[1] != width:
-            raise SpaceError(
-                f"queries of shape {queries.shape}: the index holds vectors of width {width}, (Q, {width})"
-            )
-        exact = queries.astype(np.float64)
-        lengths = np.linalg.norm(exact, axis=1, keepdims=True)
-        if bad := np.flatnonzero(~np.isfinite(lengths) | (lengths == 0)).tolist():
-            raise SpaceError(f"query {bad[0]}: its length is {lengths[bad[0], 0]}: no direction to search in")
-        return (exact / lengths).astype(np.float32)
+    def upsert(self, products: Sequence[Product], vectors: Vectors) -> list[bool]:
+        """Writes whole products with their vectors, (n, D); durable when it returns.
+
+        Returns for each whether it was not there before. Raises StoreError, and nothing is written.
+        """
+        for _ in checked([(products, vectors)], self.about.vector_width):
+            pass
+        with self._transaction() as apply:
+            created = [self._truth.key(product.product_id) is None for product in products]
+            apply(self._truth.write(upserts=list(zip(products, vectors, strict=True))))
+        return created
+
+    def update(self, products: Sequence[Product]) -> None:
+        """Writes products that are there and keep their vectors; durable when it returns. Raises StoreError."""
+        with self._transaction() as apply:
+            apply(self._truth.write(updates=products))
+
+    def delete(self, product_ids: Sequence[str]) -> list[bool]:
+        """Deletes products; durable when it returns. Returns for each id whether it was there. Raises StoreError."""
+        with self._transaction() as apply:
+            there = [self._truth.key(product_id) is not None for product_id in product_ids]
+            apply(self._truth.write(deletes=product_ids))
+        return there
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Callable[[Changes], None]]:
+        """What takes the changes of the only transaction that runs."""
+        if self._lease is None:
+            raise ReadOnlyError(f"{self.folder}: is open to read; open it to write")
+
+        def apply(changes: Changes) -> None:
+            with self._lock:
+                self._memory.apply(changes)
+
+        with self._writing:
+            yield apply
+        if self._next_merge() is not None:
+            self._due.set()
+
+    def backup(self, folder: Path) -> int:
+        """Writes the present state to a new folder, a collection like this one; returns its products.
+
+        Searches and writes go on meanwhile. To restore, put the folder in the place of the collection's.
+
+        Raises:
+            StoreError: the folder is there already, or cannot be written; nothing is left of it then.
+        """
+        if folder.exists():
+            raise StoreError(f"{folder}: is there already; give a new name")
+        beside = folder.with_name(f"{folder.name}{BESIDE}")
+        shutil.rmtree(beside, ignore_errors=True)
+        try:
+            copy = beside / self._generation
+            copy.mkdir(parents=True)
+            with self._maintaining:  # the segments that the manifest names stay
+                self._truth.copy_to(copy)
+                manifest = read_manifest(self.folder / self._generation)
+                for name in manifest.files():
+                    link_or_copy(self.folder / self._generation / name, copy / name)
+            write_manifest(copy, manifest)
+            switch(beside, self._generation)
+            for path in copy.iterdir():
+                flush(path)
+            flush(copy)
+            rename_durably(beside, folder)
+        except (OSError, StoreError) as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise StoreError(f"{folder}: cannot be written ({error})") from error
+        with closing(Truth(folder / self._generation, writable=False)) as truth:
+            return truth.count()
+
+    # Segments
+
+    def maintain(self) -> bool:
+        """Writes segments anew if they are due (`Upkeep`); returns whether they were."""
+        with self._maintaining:
+            first = self._next_merge()
+            if first is not None:
+                self._merge(first)
+        return first is not None
+
+    def compact(self) -> None:
+        """Makes one segment of everything."""
+        with self._maintaining:
+            self._merge(0)
+
+    def _next_merge(self) -> int | None:
+        """The first of the segments that are due to be merged with all that is newer; None: none is."""
+        with self._lock:
+            sizes, fresh = self._memory.segment_sizes(), self._memory.num_fresh
+        first = len(sizes) if fresh >= self.upkeep.flush_rows else None
+        newer = fresh
+        for number, (alive, rows) in reversed(list(enumerate(sizes))):
+            mostly_dead = rows - alive > self.upkeep.max_dead * rows
+            if mostly_dead or (first is not None and alive < self.upkeep.ratio * newer):
+                first = number
+            newer += alive
+        return first
+
+    def _merge(self, first: int) -> None:
+        """Makes one segment of all segments from `first` on and of what is fresh."""
+        if self._lease is None:
+            raise ReadOnlyError(f"{self.folder}: is open to read; open it to write")
+        kept = self._memory.segments[:first]
+        path = self.folder / self._generation
+        manifest = write_segments(path, self._truth, tuple(one.info for one in kept), self.choice)
+        segments = [*kept, *(Segment(path, info) for info in manifest.segments[first:])]
+        memory = remember(segments, self._truth, manifest)
+        with self._writing:
+            memory.apply(self._truth.changes(memory.revision, memory.last_key))
+            with self._lock:
+                self._memory = memory
+            self._truth.prune(manifest.revision)
+        remove_unnamed(path, manifest)
+
+    def _open_generation(self) -> None:
+        """Opens what counts now; to read, again where the writer has replaced it meanwhile."""
+        while True:
+            opened = self._what_counts()
+            try:
+                self._open(*opened)
+            except StoreError:
+                if self.writable or self._what_counts() == opened:
+                    raise
+            else:
+                return
+
+    def _what_counts(self) -> tuple[str, Stamp]:
+        """The generation, and what tells its manifest from others."""
+        generation = read_generations(self.folder).current
+        return generation, stamp(self.folder / generation)
+
+    def _open(self, generation: str, manifest_stamp: Stamp) -> None:
+        path = self.folder / generation
+        truth = Truth(path, writable=self.writable)
+        try:
+            manifest, memory = self._load(path, truth)
+        except BaseException:
+            truth.close()
+            raise
+        with self._lock:
+            replaced = self._truth if self._opened else None
+            self._generation, self._stamp, self._truth, self._memory = generation, manifest_stamp, truth, memory
+            self._opened = True
+            if replaced is not None and replaced not in self._num_readers:
+                replaced.close()
+        if self.writable:
+            remove_unnamed(path, manifest)
+            remove_others(self.folder, read_generations(self.folder))
+
+    def _load(self, path: Path, truth: Truth) -> tuple[Manifest, Memory]:
+        """A generation's segments and what was written after them; who may write makes damaged segments again."""
+        try:
+            manifest = read_manifest(path)
+            if manifest.segments and truth.pruned() > manifest.revision:
+                raise StoreError(f"{path}: the segments are older than what is known of deletions")
+            memory = remember([Segment(path, info) for info in manifest.segments], truth, manifest)
+            count = truth.count()
+            if len(memory) != count and truth.revision() == memory.revision:
+                raise StoreError(f"{path}: {len(memory):,} products in segments, {count:,} in truth")
+        except StoreError as error:
+            if not self.writable:
+                raise StoreError(f"{error}; open it to write once, which repairs it") from error
+            logger.warning("%s; its segments are made again from the truth", error)
+            manifest = write_segments(path, truth, (), self.choice)
+            memory = remember([Segment(path, info) for info in manifest.segments], truth, manifest)
+        return manifest, memory
+
+    @contextmanager
+    def _reading(self) -> Iterator[Truth]:
+        """The truth, which stays open meanwhile, whatever generation comes to count."""
+        self._follow()
+        with self._lock:
+            truth = self._truth
+            self._num_readers[truth] = self._num_readers.get(truth, 0) + 1
+        try:
+            yield truth
+        finally:
+            with self._lock:
+                self._num_readers[truth] -= 1
+                if not self._num_readers[truth]:
+                    del self._num_readers[truth]
+                    if truth is not self._truth:
+                        truth.close()
+
+    def _follow(self) -> None:
+        """Brings a collection that was opened to read to what the writer has acknowledged."""
+        if self.writable:
+            return
+        with self._writing:
+            if self._what_counts() != (self._generation, self._stamp):
+                self._open_generation()
+            elif self._truth.revision() != self._memory.revision:
+                changes = self._truth.changes(self._memory.revision, self._memory.last_key)
+                if self._truth.pruned() > self._memory.revision:  # a merge came in between
+                    self._open_generation()
+                    return
+                with self._lock:
+                    self._memory.apply(changes)
+
+    def _maintain_in_background(self) -> None:
+        while True:
+            self._due.wait()
+            if self._closed:
+                return
+            self._due.clear()
+            try:
+                while not self._closed and self.maintain():
+                    pass
+            except Exception:  # a full disk, too little memory: the truth is there, the next write tries again
+                logger.exception("%s: segments could not be written; searches go on without", self.folder)
 
 
-def write_store(
-    folder: Path,
-    blocks: Iterable[Block],
-    *,
-    space: str,
-    model: str,
-    engine: str,
-    vector_width: int,
-    catalog: str,
-    catalog_sha256: str = "",
-    splits: tuple[str, ...] = (),
-) -> Manifest:
-    """Writes an index folder, or replaces the index in it, from blocks of rows; see `Manifest` for the fields.
+def read_about(folder: Path) -> About:
+    """What a collection's generation holds. Raises StoreError where there is none."""
+    truth = Truth(folder / read_generations(folder).current, writable=False)
+    truth.close()
+    return truth.about
 
-    Raises:
-        StoreError: vectors of another width, not of unit norm, or not as many as products; nothing is replaced then.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    index = faiss.IndexFlatIP(vector_width)
-    products, vectors = folder / f"products.parquet{BESIDE}", folder / f"vectors.faiss{BESIDE}"
-    with pq.ParquetWriter(products, SCHEMA, compression="zstd") as writer:
-        for block in blocks:
-            _check_block(block, vector_width, index.ntotal)
-            index.add(block.vectors)
-            writer.write_table(block.products)
-    faiss.write_index(index, str(vectors))
-    manifest = Manifest(
-        space=space,
-        model=model,
-        engine=engine,
-        catalog=catalog,
-        catalog_sha256=catalog_sha256,
-        splits=splits,
-        vector_width=vector_width,
-        count=index.ntotal,
-        files=dict([_name_by_content(vectors), _name_by_content(products)]),
-    )
-    write_manifest(folder, manifest)
-    _remove_unnamed(folder, manifest)
+
+def last_key_of(folder: Path) -> int:
+    """The highest key that was ever given in a collection, so that one key never names two vectors; 0: none."""
+    if not (folder / CURRENT).exists():
+        return 0
+    with closing(Truth(folder / read_generations(folder).current, writable=False)) as truth, truth.frozen() as frozen:
+        return frozen.last_key()
+
+
+def remember(segments: Sequence[Segment], truth: Truth, manifest: Manifest) -> Memory:
+    """Segments, and what was written after them."""
+    memory = Memory(segments, truth.about.vector_width, manifest.revision)
+    memory.apply(truth.changes(memory.revision, memory.last_key))
+    return memory
+
+
+def write_segments(folder: Path, truth: Truth, kept: tuple[SegmentInfo, ...], choice: Choice) -> Manifest:
+    """Publishes the segments that are kept, and one of everything with higher keys. Raises StoreError."""
+    first_key = kept[-1].last_key if kept else 0
+    try:
+        with truth.frozen() as frozen:
+            new = () if frozen.count(first_key) == 0 else (write_segment(folder, frozen, first_key, choice),)
+        manifest = Manifest(segments=(*kept, *new))
+        write_manifest(folder, manifest)
+    except (OSError, RuntimeError, pa.ArrowException) as error:  # a full disk, as Python, FAISS and Arrow say it
+        for path in folder.glob(f"*{BESIDE}"):
+            path.unlink()
+        raise StoreError(f"{folder}: segments cannot be written ({error})") from error
     return manifest
 
 
-def is_unit(lengths: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """(n,) whether vectors of these lengths are of unit norm."""
-    return np.abs(lengths - 1) <= NORM_TOLERANCE
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a file that never changes, or a copy where the file system has no such thing."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
-def _check_block(block: Block, vector_width: int, first_row: int) -> None:
-    """Raises StoreError for vectors that could not be searched."""
-    shape, expected = block.vectors.shape, (block.products.num_rows, vector_width)
-    if shape != expected:
-        raise StoreError(f"vectors of shape {shape} from row {first_row}, expected {expected}")
-    lengths = np.linalg.norm(block.vectors, axis=1)
-    if wrong := np.flatnonzero(~is_unit(lengths)).tolist():
-        raise StoreError(f"row {first_row + wrong[0]}: a vector of length {lengths[wrong[0]]}, expected 1")
-
-
-def _name_by_content(path: Path) -> tuple[str, FileDigest]:
-    """Renames `stem.suffix.writing` to `stem-<sha256>.suffix`."""
-    found = digest(path)
-    stem, suffix = path.name.removesuffix(BESIDE).split(".")
-    name = f"{stem}-{found.sha256[:12]}.{suffix}"
-    rename_durably(path, path.with_name(name))
-    return name, found
-
-
-def _remove_unnamed(folder: Path, manifest: Manifest) -> None:
-    """Removes files of indexes that were replaced or never finished."""
-    for pattern in ("vectors-*.faiss", "products-*.parquet", f"*{BESIDE}"):
+def remove_unnamed(folder: Path, manifest: Manifest) -> None:
+    """Removes the files of segments that were replaced or never finished."""
+    named = set(manifest.files())
+    for pattern in SEGMENT_FILES:
         for path in folder.glob(pattern):
-            if path.name not in manifest.files:
+            if path.name not in named:
                 path.unlink()
+
+
+def stamp(folder: Path) -> Stamp:
+    """What changes whenever the manifest is replaced."""
+    try:
+        status = (folder / "manifest.json").stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def checked(
+    blocks: Iterable[tuple[Sequence[Product], Vectors]], width: int
+) -> Iterator[tuple[Sequence[Product], Vectors]]:
+    """The same blocks. Raises StoreError for vectors that could not be searched."""
+    first_row = 0
+    for products, vectors in blocks:
+        if vectors.shape != (len(products), width):
+            raise StoreError(
+                f"vectors of shape {vectors.shape} from row {first_row}, expected {(len(products), width)}"
+            )
+        lengths = np.linalg.norm(vectors, axis=1)
+        if wrong := np.flatnonzero(~is_unit(lengths)).tolist():
+            raise StoreError(f"row {first_row + wrong[0]}: a vector of length {lengths[wrong[0]]}, expected 1")
+        yield products, vectors
+        first_row += len(products)

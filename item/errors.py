@@ -7,6 +7,8 @@ ItemError
 │   └── PictureError       its picture cannot be read, or is over a limit
 ├── ModelError             a model folder or starting weights: missing, damaged, not matching
 ├── StoreError             an index folder: missing, damaged, of another version
+│   ├── LeaseError         another process writes to it
+│   └── ReadOnlyError      it was opened to read
 ├── SpaceError             vectors of different spaces (or widths) brought together
 └── ServiceError           what a server answered to the client: carries the gRPC status code
 """
@@ -53,6 +55,14 @@ class ModelError(ItemError, ValueError):
 
 class StoreError(ItemError, ValueError):
     """An index folder that cannot be opened or written."""
+
+
+class LeaseError(StoreError):
+    """An index that another process writes to."""
+
+
+class ReadOnlyError(StoreError):
+    """A write to an index that was opened to read."""
 
 
 class SpaceError(ItemError, ValueError):

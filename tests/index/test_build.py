@@ -28,13 +28,15 @@ import torch
 
 import index.build
 from index.build import REFUSED_FILE, BuildConfig, Summary, build, main
-from index.manifest import read_manifest
+from index.exact import Vectors
 from index.pipeline import Embed, Job, pack, prepare, read, unpack, write
+from index.product import Product
 from index.shards import PARTIAL, Mark, read_marks
-from index.store import Product, Store
+from index.store import Store, read_about
+from index.truth import TRUTH
 from item.catalog.listing import Listing
 from item.engine import load_engine
-from item.errors import CatalogError, ConfigError, ItemError, SpaceError, StoreError
+from item.errors import CatalogError, ConfigError, ItemError, LeaseError, SpaceError, StoreError
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
 from item.preprocessing.preprocessor import Preprocessor
@@ -88,27 +90,38 @@ def built(config: BuildConfig) -> Summary:
     return summary
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """The content of the index; the manifest without its time."""
-    read = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
-    return read | {"manifest": repr(replace(read_manifest(folder), created="")).encode()}
+def content(folder: Path) -> dict[str, tuple[Product, Vectors]]:
+    """What a collection holds, by id, in the order in which it was written."""
+    with Store.open(folder) as store, store._truth.frozen() as frozen:
+        return {
+            product.product_id: (product, vector)
+            for _, products, vectors in frozen.blocks()
+            for product, vector in zip(products, vectors, strict=True)
+        }
+
+
+def same(one: dict[str, tuple[Product, Vectors]], other: dict[str, tuple[Product, Vectors]]) -> bool:
+    """Whether two collections hold the same, to the bit and in the same order."""
+    return list(one) == list(other) and all(
+        one[name][0] == other[name][0] and np.array_equal(one[name][1], other[name][1]) for name in one
+    )
 
 
 @pytest.mark.usefixtures("running_ray")
 def test_the_index_holds_what_the_library_computes(config: BuildConfig, listings: list[Listing]) -> None:
     summary = built(config)
-    store = Store.open(config.index)
+    store = Store.open(config.folder)
     engine = load_engine(config.model, "cpu")
     vectors = engine.encode(listings).vectors
     assert len(store) == len(listings) == summary.num_rows == summary.num_embedded
-    assert store.manifest.space == engine.space
+    assert store.about.space == engine.space
     for row, listing in enumerate(listings):
         vector = store.vector(listing.product_id)
         assert vector is not None
         np.testing.assert_allclose(vector, vectors[row], atol=1e-5)
-        assert store.product_at(row) == Product.from_listing(listing)
-    assert (config.index / REFUSED_FILE).read_text() == ""
-    assert not (config.index / PARTIAL).exists()
+        assert store.product(listing.product_id) == Product.from_listing(listing)
+    assert (config.folder / REFUSED_FILE).read_text() == ""
+    assert not (config.folder / PARTIAL).exists()
     assert 0 < summary.num_embedded / summary.embed_s < summary.steady_rate
 
 
@@ -131,11 +144,11 @@ def test_pictures_as_bytes_and_bad_rows(config: BuildConfig, listings: list[List
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "catalog.parquet")
     summary = built(replace(config, catalog=tmp_path / "catalog.parquet"))
-    refused = [json.loads(line) for line in (config.index / REFUSED_FILE).read_text().splitlines()]
+    refused = [json.loads(line) for line in (config.folder / REFUSED_FILE).read_text().splitlines()]
     assert [(row["line"], row["product_id"]) for row in refused] == [(4, "broken"), (5, "none"), (6, "")]
     assert (summary.num_rows, summary.num_refused, summary.num_embedded) == (len(rows), 3, len(listings))
     assert "3 refused: see refused.jsonl" in summary.lines()
-    store, expected = Store.open(config.index), load_engine(config.model, "cpu").encode(listings).vectors
+    store, expected = Store.open(config.folder), load_engine(config.model, "cpu").encode(listings).vectors
     for row, listing in enumerate(listings):
         vector = store.vector(listing.product_id)
         assert vector is not None
@@ -145,9 +158,8 @@ def test_pictures_as_bytes_and_bad_rows(config: BuildConfig, listings: list[List
 @pytest.mark.usefixtures("without_ray")
 def test_one_split(config: BuildConfig, listings: list[Listing]) -> None:
     summary = built(replace(config, splits=("test", "val")))
-    store = Store.open(config.index)
     expected = [listing.product_id for listing in listings if listing.split in ("test", "val")]
-    assert [store.product_at(row).product_id for row in range(len(store))] == expected
+    assert list(content(config.folder)) == expected
     assert f"{len(listings) - len(expected)} of other splits than test, val" in summary.lines()
     with pytest.raises(CatalogError, match="nothing to index: no listing is of the splits none"):
         build(replace(config, splits=("none",), index=config.index / "none"))
@@ -158,16 +170,16 @@ def test_a_catalogue_with_nothing_to_index(config: BuildConfig, tmp_path: Path) 
     (tmp_path / "catalog.csv").write_text("product_id,title\na,\nb,\n")
     with pytest.raises(CatalogError, match=r"2 rows are refused \(see refused\.jsonl\), 2 of them for: "):
         build(replace(config, catalog=tmp_path))
-    assert not (config.index / PARTIAL).exists()
-    assert len((config.index / REFUSED_FILE).read_text().splitlines()) == 2
+    assert not (config.folder / PARTIAL).exists()
+    assert len((config.folder / REFUSED_FILE).read_text().splitlines()) == 2
 
 
 @pytest.mark.usefixtures("without_ray")
 def test_a_built_index_is_left_alone(config: BuildConfig) -> None:
     built(config)
-    before = files(config.index)
+    before = content(config.folder)
     assert build(config) is None
-    assert files(config.index) == before
+    assert same(content(config.folder), before)
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -176,28 +188,40 @@ def test_a_job_killed_between_publishing_and_tidying_up(config: BuildConfig, mon
         patched.setattr(index.build, "remove_partial_work", interrupt)
         with pytest.raises(KeyboardInterrupt):
             build(config)
-    assert (config.index / PARTIAL).exists()
+    assert (config.folder / PARTIAL).exists()
     assert build(config) is None
-    assert not (config.index / PARTIAL).exists()
+    assert not (config.folder / PARTIAL).exists()
 
 
 @pytest.mark.usefixtures("without_ray")
 def test_a_damaged_index_is_built_again(config: BuildConfig) -> None:
-    manifest = built(config).manifest
-    before = files(config.index)
-    (config.index / manifest.file(".faiss")).write_bytes(b"damaged")
     built(config)
-    assert files(config.index) == before
+    before = content(config.folder)
+    (truth,) = config.folder.glob(f"*/{TRUTH}")
+    truth.write_bytes(b"damaged")
+    built(config)
+    assert same(content(config.folder), before)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_what_another_process_writes_to_is_not_built_over(
+    config: BuildConfig, other_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before anything is embedded."""
+    built(config)
+    monkeypatch.setattr(index.build, "embed_catalog", interrupt)
+    with Store.open(config.folder, writable=True), pytest.raises(LeaseError, match=f"process {os.getpid()} on "):
+        build(replace(config, model=str(other_model), replace=True))
 
 
 @pytest.mark.usefixtures("without_ray")
 def test_another_space_is_not_replaced_by_accident(config: BuildConfig, other_model: Path) -> None:
-    old = built(config).manifest
+    old = built(config).about
     other = replace(config, model=str(other_model))
     with pytest.raises(SpaceError, match=f"holds an index of space {old.space[:12]}.*--replace"):
         build(other)
-    assert read_manifest(config.index) == old
-    assert built(replace(other, replace=True)).manifest.space != old.space
+    assert read_about(config.folder) == old
+    assert built(replace(other, replace=True)).about.space != old.space
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -208,21 +232,22 @@ def test_a_changed_catalogue_replaces_its_index(config: BuildConfig, catalog_fol
     with (folder / "catalog.jsonl").open("a") as file:
         file.write(json.dumps({"product_id": "new", "title": "a new mug"}) + "\n")
     built(replace(config, catalog=folder))
-    assert Store.open(config.index).product("new") is not None
+    assert "new" in content(config.folder)
 
 
 @pytest.mark.usefixtures("without_ray")
 def test_an_interrupted_publication_is_finished(config: BuildConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted after the last shard: nothing is embedded again."""
-    whole = built(replace(config, index=config.index.with_name("whole"))).manifest
+    whole = replace(config, index=config.index.with_name("whole"))
+    built(whole)
     with monkeypatch.context() as patched:
-        patched.setattr(index.build, "write_store", interrupt)
+        patched.setattr(Store, "create", interrupt)
         with pytest.raises(KeyboardInterrupt):
             build(config)
     monkeypatch.setattr(index.build, "embed_catalog", interrupt)
     summary = built(config)
     assert summary.num_embedded == 0
-    assert summary.manifest.files == whole.files
+    assert same(content(config.folder), content(whole.folder))
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -230,12 +255,12 @@ def test_an_interrupted_replacement_leaves_the_index(
     config: BuildConfig, other_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built(config)
-    before = files(config.index)
-    monkeypatch.setattr(index.build, "write_store", interrupt)
+    before = content(config.folder)
+    monkeypatch.setattr(Store, "create", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(replace(config, model=str(other_model), replace=True))
-    shutil.move(config.index / PARTIAL, config.index.with_name(PARTIAL))
-    assert files(config.index) == before
+    shutil.move(config.folder / PARTIAL, config.index.with_name(PARTIAL))
+    assert same(content(config.folder), before)
 
 
 def interrupt(*_: object, **__: object) -> None:
@@ -247,7 +272,7 @@ def test_partial_work_of_another_model_is_refused(
     config: BuildConfig, other_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(index.build, "write_store", interrupt)
+        patched.setattr(Store, "create", interrupt)
         with pytest.raises(KeyboardInterrupt):
             build(config)
     with pytest.raises(StoreError, match=r"partial work with another space.*--restart"):
@@ -283,16 +308,16 @@ def test_a_killed_job_goes_on(config: BuildConfig) -> None:
     arguments = [word for name, value in names.items() for word in (f"--{name}", str(value))]
     job = subprocess.Popen([sys.executable, "-m", "index.build", *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
     enough = random.randint(1, whole.num_rows // 2)
-    while job.poll() is None and len(list((config.index / PARTIAL).glob("shard-*.json"))) < enough:
+    while job.poll() is None and len(list((config.folder / PARTIAL).glob("shard-*.json"))) < enough:
         time.sleep(0.005)
     job.send_signal(signal.SIGKILL)
     assert job.wait() == -signal.SIGKILL, "the job ended before it was killed"
-    num_done = sum(mark.count for mark in read_marks(config.index / PARTIAL).values())
+    num_done = sum(mark.count for mark in read_marks(config.folder / PARTIAL).values())
     with pytest.raises(StoreError, match="never finished"):
-        Store.open(config.index)
+        Store.open(config.folder)
     summary = built(replace(config, shard_rows=1))
     assert 0 < summary.num_embedded <= whole.num_rows - num_done < whole.num_rows
-    assert files(config.index) == files(config.index.with_name("whole"))
+    assert same(content(config.folder), content(config.index.with_name("whole") / config.collection))
 
 
 @pytest.mark.usefixtures("running_ray")
@@ -302,7 +327,7 @@ def test_an_encoder_that_dies_ends_the_job_with_a_reason(config: BuildConfig) ->
         with pytest.raises(ItemError, match=r"a worker's process ended.*start again"):
             build(replace(config, shard_rows=1))
         killed.result()
-    assert built(replace(config, shard_rows=1)).manifest.count == 48
+    assert built(replace(config, shard_rows=1)).num_products == 48
 
 
 def kill_encoder(before: set[int]) -> None:
@@ -336,6 +361,7 @@ def parent(process: Path) -> Path:
         ({"shard_rows": 0}, "shard_rows: 0"),
         ({"num_workers": 0}, "num_workers: 0"),
         ({"device": "tpu"}, "device: 'tpu'"),
+        ({"collection": "a/b"}, "collection: 'a/b'"),
     ],
 )
 def test_the_configuration_names_what_is_wrong(changes: dict[str, object], message: str) -> None:

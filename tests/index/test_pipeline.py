@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from index.pipeline import Embedded, Job, Ready, Rows, pack, prepare, read, unpack, write
+from index.product import Product
 from index.shards import Mark, Shard, read_blocks
-from index.store import Product
 from item.catalog.listing import Listing, Picture
 from item.catalog.reader import Refused
 from item.catalog.splits import assign_splits
@@ -135,6 +135,6 @@ def test_a_vector_that_cannot_be_searched_refuses_its_listing_alone(tmp_path: Pa
     assert mark.count == 2
     assert [(row.line, row.product_id) for row in mark.refused] == [(2, "p1")]
     assert f"length {bad}" in mark.refused[0].reason
-    (block,) = read_blocks(tmp_path, {0: mark})
-    np.testing.assert_array_equal(block.vectors, vectors[[0, 2]])
-    assert block.products["product_id"].to_pylist() == ["p0", "p2"]
+    ((kept, found),) = read_blocks(tmp_path, {0: mark})
+    np.testing.assert_array_equal(found, vectors[[0, 2]])
+    assert [product.product_id for product in kept] == ["p0", "p2"]

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from index.exact import Vectors
+from index.product import Product
 from index.shards import PLAN as PLAN_FILE
 from index.shards import (
     Mark,
@@ -23,7 +25,6 @@ from index.shards import (
     shard_path,
     write_shard,
 )
-from index.store import Product, Vectors
 from item.catalog.reader import Refused
 from item.errors import StoreError
 
@@ -54,10 +55,10 @@ def test_shards_come_back_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
     assert marks == written
     blocks = list(read_blocks(tmp_path, marks))
     np.testing.assert_array_equal(
-        np.concatenate([block.vectors for block in blocks]), np.vstack(list(map(vectors, range(3))))
+        np.concatenate([block for _, block in blocks]), np.vstack(list(map(vectors, range(3))))
     )
-    found = [product_id for block in blocks for product_id in block.products["product_id"].to_pylist()]
-    assert found == [product.product_id for number in range(3) for product in products(number)]
+    found = [product for block, _ in blocks for product in block]
+    assert found == [product for number in range(3) for product in products(number)]
 
 
 def test_a_shard_without_listings_has_a_mark_and_no_block(tmp_path: Path) -> None:

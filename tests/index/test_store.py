@@ -1,323 +1,828 @@
-"""The exact store against brute force, and what it says about damaged folders."""
+"""A store against a dict: what was written is found by the next search, whatever happens in between."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from index.manifest import MANIFEST, Manifest, read_manifest
-from index.store import Block, Product, Store, Vectors, product_table, write_store
+import index.segment
+from index.filters import All, Equal, Filter, Not, Range
+from index.lease import LEASE
+from index.planner import Plan
+from index.product import Product
+from index.store import Store, Upkeep, read_about
+from index.truth import About, Vectors
 from item.catalog.listing import Listing, Picture
-from item.errors import ConfigError, SpaceError, StoreError
+from item.errors import ConfigError, LeaseError, ReadOnlyError, StoreError
+from tests.index.conftest import (
+    BY_HAND,
+    CHECKOUT,
+    about,
+    check_hits,
+    generation_folder,
+    product,
+    python,
+    random_vectors,
+    run_python,
+    segment_files,
+    unit,
+)
 
-SPACE = "5" * 64
+# Few directions, so that ties are common, and longer than what a search looks at first.
+DIRECTIONS = np.concatenate(
+    [unit(np.array([[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [-1, 0, 1, 0]])), random_vectors(8, 4)]
+)
+IDS = [f"p{row}" for row in range(20)]
+COLOURS = ["red", "green"]
+SMALL = Upkeep(background=False, flush_rows=6, ratio=2.0, max_dead=0.4)
+QUERIES = np.concatenate([DIRECTIONS[:3], random_vectors(1, 4, seed=9)])
+CONDITIONS: list[tuple[Filter | None, Callable[[Product], bool]]] = [
+    (None, lambda one: True),
+    (Equal("colour", "red"), lambda one: one.attributes.get("colour") == "red"),
+    (Range("price", at_least=2.0), lambda one: one.attributes["price"] >= 2.0),  # type: ignore[operator]
+    (
+        All((Not(Equal("colour", "red")), Range("price", below=3.0))),
+        lambda one: one.attributes.get("colour") != "red" and one.attributes["price"] < 3.0,  # type: ignore[operator]
+    ),
+    (Equal("colour", "blue"), lambda one: False),
+]
 
-
-def unit(vectors: np.ndarray) -> Vectors:
-    exact = vectors.astype(np.float64)
-    return (exact / np.linalg.norm(exact, axis=1, keepdims=True)).astype(np.float32)
-
-
-def product(row: int) -> Product:
-    return Product(
-        product_id=f"p{row}",
-        title=f"Mug nº {row}",
-        category=("Home", "Kitchen", "Mugs")[: row % 4],
-        group_id=f"g{row // 2}" if row % 3 else None,
-        attributes={"price": row / 4, "in stock": row % 2 == 0, "colour": "grün", "sizes": ["S", "M"]}
-        if row % 5
-        else {},
-        image=f"images/{row}.jpg" if row % 2 else "",
-    )
-
-
-def blocks(vectors: Vectors, size: int) -> Iterator[Block]:
-    for start in range(0, len(vectors), size):
-        part = vectors[start : start + size]
-        yield Block(vectors=part, products=product_table([product(start + row) for row in range(len(part))]))
-
-
-def write(folder: Path, vectors: Vectors, size: int = 7, space: str = SPACE) -> Manifest:
-    return write_store(
-        folder,
-        blocks(vectors, size),
-        space=space,
-        model="M",
-        engine="torch cpu float32",
-        catalog="C",
-        vector_width=vectors.shape[1],
-    )
-
-
-def random_vectors(count: int, width: int, seed: int = 0) -> Vectors:
-    return unit(np.random.default_rng(seed).normal(size=(count, width)))
-
-
-def brute_force(vectors: Vectors, query: Vectors, k: int, left_out: set[int]) -> list[tuple[int, float]]:
-    """The oracle: every cosine in float64, given with a float32's digits, sorted by score, then by row."""
-    direction = unit(query[None])[0].astype(np.float64)
-    cosines = [float(np.float32(min(1.0, np.dot(row, direction)))) for row in vectors.astype(np.float64)]
-    ranked = sorted((-cosine, row) for row, cosine in enumerate(cosines) if row not in left_out)
-    return [(row, -negative) for negative, row in ranked[:k]]
+some_ids = st.lists(st.sampled_from(IDS), min_size=1, max_size=8)
+rows_to_write = st.lists(
+    st.tuples(
+        st.sampled_from(IDS),
+        st.integers(0, len(DIRECTIONS) - 1),
+        st.sampled_from([None, *COLOURS]),
+        st.integers(0, 4).map(float),
+    ),
+    max_size=12,
+)
+Row = tuple[str, int, str | None, float]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store") / "index"
-    write(folder, random_vectors(50, 8))
-    return folder
+def made(row: Row) -> tuple[Product, Vectors]:
+    product_id, direction, colour, price = row
+    attributes = {"price": price} if colour is None else {"price": price, "colour": colour}
+    return product(product_id, **attributes), DIRECTIONS[direction]
 
 
-@pytest.fixture
-def damaged(tmp_path: Path) -> Path:
-    """A folder of its own, for a test to damage."""
-    write(tmp_path / "index", random_vectors(20, 4))
-    return tmp_path / "index"
+class Model:
+    """What a store should hold: products and vectors in the order in which they were written."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[Product, Vectors]] = {}
+
+    def upsert(self, rows: Iterable[tuple[Product, Vectors]]) -> None:
+        for one, vector in rows:
+            self.rows.pop(one.product_id, None)
+            self.rows[one.product_id] = (one, vector)
+
+    def allowed(self, passes: Callable[[Product], bool], left_out: Collection[str]) -> tuple[list[str], Vectors]:
+        """The ids and vectors of what may be a hit."""
+        ids = [one for one, (what, _) in self.rows.items() if one not in left_out and passes(what)]
+        return ids, np.array([self.rows[one][1] for one in ids], np.float32).reshape(len(ids), 4)
+
+    def check(self, store: Store) -> None:
+        """Everything that a store can be asked about this model."""
+        for one in IDS[:5]:
+            expected = self.rows.get(one)
+            vector = store.vector(one)
+            assert store.product(one) == (None if expected is None else expected[0])
+            assert (None if vector is None else vector.tobytes()) == (
+                None if expected is None else expected[1].tobytes()
+            )
+        assert len(store) == len(self.rows)
+        for k in (2, 100):
+            self.check_search(store, k, [()] * len(CONDITIONS))
+        self.check_search(store, 3, [IDS[:7], IDS[4:9] * 2, ["unknown"], IDS, IDS])
+
+    def check_search(self, store: Store, k: int, left_out: Sequence[Collection[str]]) -> None:
+        """Each query under each condition."""
+        queries = np.repeat(QUERIES, len(CONDITIONS), axis=0)
+        conditions, wanted = CONDITIONS * len(QUERIES), [*left_out] * len(QUERIES)
+        answers = store.search(queries, k, wanted, [condition for condition, _ in conditions])
+        for query, (_, passes), some, found in zip(queries, conditions, wanted, answers, strict=True):
+            check_hits(found.hits, *self.allowed(passes, some), query, k)
+            assert found.plan is Plan.EXACT
+        expected = {hit.key: self.rows[hit.product_id][0] for found in answers for hit in found.hits}
+        assert store.products(list(expected)) == expected
 
 
-def test_everything_comes_back(folder: Path) -> None:
-    store = Store.open(folder)
-    vectors = random_vectors(50, 8)
-    assert len(store) == 50
-    assert store.manifest.space == SPACE
-    for row in range(50):
-        assert store.product_at(row) == store.product(f"p{row}") == product(row)
-        vector = store.vector(f"p{row}")
-        assert vector is not None
-        np.testing.assert_array_equal(vector, vectors[row])
-    assert store.product("none") is None
-    assert store.vector("none") is None
-    with pytest.raises(IndexError, match="row 50 of 50"):
-        store.product_at(50)
+class StoreMachine(RuleBasedStateMachine):
+    """A store, another one that has it open to read, and a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temporary = tempfile.TemporaryDirectory(prefix="item-store-")
+        self.folder = Path(self.temporary.name) / "index"
+        self.model = Model()
+        self.store = Store.create(self.folder, about(4), upkeep=SMALL)
+        self.reader = Store.open(self.folder)
+
+    def teardown(self) -> None:
+        self.reader.close()
+        self.store.close()
+        self.temporary.cleanup()
+
+    @rule(rows=rows_to_write)
+    def upsert(self, rows: list[Row]) -> None:
+        written = [made(row) for row in rows]
+        there = [one.product_id in self.model.rows for one, _ in written]
+        vectors = np.array([vector for _, vector in written], np.float32).reshape(len(written), 4)
+        created = self.store.upsert([one for one, _ in written], vectors)
+        assert created == [not one for one in there]
+        self.model.upsert(written)
+
+    @rule(rows=rows_to_write, place=st.integers(0, 12))
+    def upsert_what_is_refused(self, rows: list[Row], place: int) -> None:
+        written = [made(row) for row in rows]
+        written.insert(place, (product("p0"), np.zeros(4, np.float32)))
+        with pytest.raises(StoreError, match=f"row {min(place, len(rows))}: a vector of length 0"):
+            self.store.upsert([one for one, _ in written], np.stack([vector for _, vector in written]))
+
+    @rule(rows=rows_to_write)
+    def update(self, rows: list[Row]) -> None:
+        products = [made(row)[0] for row in rows if row[0] in self.model.rows]
+        self.store.update(products)
+        for one in products:
+            self.model.rows[one.product_id] = (one, self.model.rows[one.product_id][1])
+
+    @rule(rows=rows_to_write)
+    def update_what_is_not_there(self, rows: list[Row]) -> None:
+        with pytest.raises(StoreError, match="'none' is not there to be updated"):
+            self.store.update([*(made(row)[0] for row in rows if row[0] in self.model.rows), product("none")])
+
+    @rule(ids=some_ids)
+    def delete(self, ids: list[str]) -> None:
+        assert self.store.delete([*ids, "none"]) == [*(one in self.model.rows for one in ids), False]
+        for one in ids:
+            self.model.rows.pop(one, None)
+
+    @precondition(lambda self: len(self.model.rows) > 10)
+    @rule(kept=st.integers(0, 3))
+    def delete_nearly_all(self, kept: int) -> None:
+        self.delete(list(self.model.rows)[kept:])
+
+    @rule()
+    def maintain(self) -> None:
+        self.store.maintain()
+
+    @rule()
+    def compact(self) -> None:
+        self.store.compact()
+        assert not self.store.maintain()
+
+    @rule()
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = Store.open(self.folder, writable=True, upkeep=SMALL)
+
+    @rule()
+    def reopen_to_read(self) -> None:
+        self.reader.close()
+        self.reader = Store.open(self.folder)
+
+    @rule()
+    def look_at_what_kill_would_leave(self) -> None:
+        copy = shutil.copytree(self.folder, Path(self.temporary.name) / "copy")
+        with Store.open(copy, writable=True, upkeep=SMALL) as store:
+            self.model.check(store)
+        shutil.rmtree(copy)
+
+    @rule()
+    def restore_a_backup(self) -> None:
+        backup, rows = Path(self.temporary.name) / "backup", len(self.model.rows)
+        assert self.store.backup(backup) == self.reader.backup(backup.with_name("another")) == rows
+        with Store.open(backup) as reader, Store.open(backup, writable=True, upkeep=SMALL) as store:
+            self.model.check(reader)
+            self.model.check(store)
+            store.delete(IDS)
+            store.compact()
+        shutil.rmtree(backup)
+        with Store.open(backup.with_name("another")) as reader:
+            self.model.check(reader)
+        shutil.rmtree(backup.with_name("another"))
+
+    @rule(size=st.integers(1, 12), seed=st.integers(0, 99))
+    def build_again(self, size: int, seed: int) -> None:
+        self.store.close()
+        rows = list(self.model.rows.values())
+        np.random.default_rng(seed).shuffle(rows)
+        self.model.rows = {one.product_id: (one, vector) for one, vector in rows}
+        blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
+        self.store = Store.create(
+            self.folder,
+            about(4),
+            (([one for one, _ in block], np.stack([vector for _, vector in block])) for block in blocks),
+            upkeep=SMALL,
+        )
+
+    @invariant()
+    def both_answer_as_the_model_does(self) -> None:
+        self.model.check(self.reader)
+        self.model.check(self.store)
 
 
-def test_a_vector_handed_out_is_a_copy(folder: Path) -> None:
-    store = Store.open(folder)
-    vector = store.vector("p0")
-    assert vector is not None
-    vector[:] = 0
-    assert store.search(random_vectors(50, 8)[:1], 1)[0][0].product_id == "p0"
+TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine.settings = settings(
+    max_examples=20,
+    stateful_step_count=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+# One property each
 
 
 def test_a_product_from_a_listing() -> None:
     picture = Picture(data=b"x", reference="a.png")
     listing = Listing(product_id="a", title="Mug", images=(picture,), attributes={"b": 1.0})
-    expected = Product(product_id="a", title="Mug", category=(), group_id=None, attributes={"b": 1.0}, image="a.png")
-    assert Product.from_listing(listing) == expected
+    assert Product.from_listing(listing) == Product(product_id="a", title="Mug", attributes={"b": 1.0}, image="a.png")
 
 
-@st.composite
-def searches(draw: st.DrawFn) -> tuple[Vectors, Vectors, int, list[set[int]]]:
-    """Few directions, so that ties are common; every other query is among the rows."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    directions = rng.integers(-1, 2, size=(draw(st.integers(1, 6)), draw(st.integers(1, 5))))
-    directions[~directions.any(axis=1)] = 1
-    vectors = unit(directions[rng.integers(0, len(directions), size=draw(st.integers(1, 60)))])
-    queries = rng.normal(size=(draw(st.integers(1, 25)), vectors.shape[1])).astype(np.float32)
-    queries[::2] = vectors[rng.integers(0, len(vectors), size=len(queries[::2]))]
-    left_out = [set(rng.integers(0, len(vectors), size=draw(st.integers(0, 12))).tolist()) for _ in queries]
-    return vectors, queries, draw(st.integers(1, 70)), left_out
+def test_a_vector_handed_out_is_a_copy(store: Store) -> None:
+    vector = store.vector("p0")
+    assert vector is not None
+    vector[:] = 0
+    assert store.search(random_vectors(20)[:1], 1)[0].hits[0].product_id == "p0"
 
 
-@given(searches())
-@settings(max_examples=80, deadline=None)
-def test_search_equals_brute_force(
-    tmp_path_factory: pytest.TempPathFactory, search: tuple[Vectors, Vectors, int, list[set[int]]]
-) -> None:
-    vectors, queries, k, left_out = search
-    folder = tmp_path_factory.mktemp("search")
-    write(folder, vectors)
-    store = Store.open(folder)
-    found = store.search(queries, k, [[f"p{row}" for row in rows] + ["unknown"] for rows in left_out])
-    for query, hits, rows in zip(queries, found, left_out, strict=True):
-        assert [(hit.row, hit.score) for hit in hits] == brute_force(vectors, query, k, rows)
-        assert [hit.product_id for hit in hits] == [f"p{hit.row}" for hit in hits]
-
-
-def test_a_tie_longer_than_the_first_look_is_in_the_order_of_rows(tmp_path: Path) -> None:
-    vectors = np.repeat(unit(np.array([[1.0, 2.0, 3.0], [1.0, -1.0, 0.0]])), [200, 3], axis=0)
-    write(tmp_path, vectors)
-    store = Store.open(tmp_path)
-    (hits,) = store.search(vectors[:1], 5, [{"p0", "p2"}])
-    assert [hit.row for hit in hits] == [1, 3, 4, 5, 6]
-    assert {hit.score for hit in hits} == {1.0}
-    (everything,) = store.search(vectors[:1], 1000)
-    assert [hit.row for hit in everything] == list(range(203))
-
-
-def test_a_score_does_not_depend_on_the_queries_beside_it(folder: Path) -> None:
-    store = Store.open(folder)
-    queries = random_vectors(64, 8, seed=1)
-    assert store.search(queries, 10) == [store.search(query[None], 10)[0] for query in queries]
-
-
-def test_queries_are_cut_where_their_scores_would_not_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store.open(folder)
-    queries = random_vectors(9, 8, seed=1)
-    whole = store.search(queries, 3)
-    monkeypatch.setattr("index.store.MAX_SCORES", 30)
-    assert store.search(queries, 3) == whole
-
-
-def test_the_length_of_a_query_does_not_matter(folder: Path) -> None:
-    store = Store.open(folder)
-    queries = random_vectors(3, 8, seed=2)
-    assert store.search(queries * 8, 5) == store.search(queries, 5)
-
-
-def test_threads_may_search_at_once(folder: Path) -> None:
-    store = Store.open(folder)
-    queries = random_vectors(40, 8, seed=3)
-    expected = [store.search(query[None], 5) for query in queries]
-    with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(lambda query: store.search(query[None], 5), queries)) == expected
+def test_vectors_handed_in_may_be_changed_afterwards(store: Store) -> None:
+    mine = random_vectors(1, seed=1)
+    store.upsert([product("new")], mine)
+    mine[:] = random_vectors(20)[3]
+    assert store.search(random_vectors(1, seed=1), 1)[0].hits[0].product_id == "new"
 
 
 def test_an_empty_store_answers_with_nothing(tmp_path: Path) -> None:
-    write(tmp_path, np.empty((0, 4), np.float32))
-    store = Store.open(tmp_path)
-    assert len(store) == 0
-    assert store.search(random_vectors(2, 4), 3) == [[], []]
+    with Store.create(tmp_path, about(), upkeep=BY_HAND) as store:
+        for _ in range(2):
+            assert [found.hits for found in store.search(random_vectors(2), 3)] == [[], []]
+            assert len(store) == 0
+            assert not store.maintain()
+            store.compact()
 
 
-@pytest.mark.parametrize(
-    ("queries", "message"),
-    [
-        (np.ones((2, 7), np.float32), r"shape \(2, 7\).*width 8"),
-        (np.ones(8, np.float32), r"shape \(8,\)"),
-        (np.stack([np.ones(8), np.zeros(8)]).astype(np.float32), "query 1: its length is 0.0"),
-        (np.full((1, 8), np.nan, np.float32), "query 0: its length is nan"),
-    ],
-)
-def test_queries_of_no_use_are_refused(folder: Path, queries: Vectors, message: str) -> None:
-    with pytest.raises(SpaceError, match=message):
-        Store.open(folder).search(queries, 3)
+def test_a_store_whose_products_were_all_deleted_can_be_read(store: Store) -> None:
+    """Also after the deletions were folded into segments, of which none is left."""
+    store.delete([f"p{row}" for row in range(0, 20, 2)])
+    store.compact()
+    store.delete([f"p{row}" for row in range(20)])
+    with Store.open(store.folder) as before:
+        store.compact()
+        for reader in (before, Store.open(store.folder)):
+            assert len(reader) == 0
+            reader.close()
 
 
-def test_search_checks_its_arguments(folder: Path) -> None:
-    store = Store.open(folder)
-    with pytest.raises(ConfigError, match="k: 0"):
-        store.search(random_vectors(1, 8), 0)
-    with pytest.raises(ConfigError, match="leave_out: 2 collections for 1 queries"):
-        store.search(random_vectors(1, 8), 1, [set(), set()])
+def test_a_reader_sees_a_merge_without_a_loss(store: Store) -> None:
+    query = random_vectors(1, seed=4)
+    with Store.open(store.folder) as reader:
+        for step in range(5):
+            store.upsert([product(f"new{step}")], random_vectors(1, seed=step))
+            store.delete([f"p{step}"])
+            assert reader.search(query, 50) == store.search(query, 50)
+            store.compact()
+            found = reader.search(query, 50)
+            assert found == store.search(query, 50)
+            assert {hit.product_id for hit in found[0].hits} == {f"new{one}" for one in range(step + 1)} | {
+                f"p{row}" for row in range(step + 1, 20)
+            }
 
 
-def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no such index folder.*index\.build"):
-        Store.open(tmp_path / "none")
-    with pytest.raises(StoreError, match="never finished"):
-        Store.open(tmp_path)
+def test_a_reader_sees_a_new_generation_whatever_it_is_asked(folder: Path) -> None:
+    readers = [Store.open(folder) for _ in range(5)]
+    vectors = random_vectors(3, width=4, seed=8)
+    with Store.create(folder, about(4), [([product(one) for one in "abc"], vectors)], upkeep=BY_HAND) as new:
+        assert readers[0].product("a") == product("a")
+        np.testing.assert_array_equal(readers[1].vector("a"), vectors[0])
+        assert len(readers[2]) == 3
+        assert readers[3].search(vectors, 2) == new.search(vectors, 2)
+        assert readers[4].about == new.about
+    for reader in readers:
+        reader.close()
 
 
-def test_a_damaged_manifest(damaged: Path) -> None:
-    (damaged / MANIFEST).write_text("{")
-    with pytest.raises(StoreError, match=r"manifest\.json: cannot be read"):
-        Store.open(damaged)
+def test_keys_of_the_generation_before_name_no_other_products(folder: Path) -> None:
+    """Hits are looked up after the search: between the two a reader may have followed to another generation."""
+    with Store.open(folder) as reader:
+        (found,) = reader.search(random_vectors(1), 5)
+        others = [product(f"other{row}") for row in range(20)]
+        Store.create(folder, about(), [(others, random_vectors(20))], upkeep=BY_HAND).close()
+        assert len(reader) == 20
+        products = reader.products([hit.key for hit in found.hits])
+        assert all(products[hit.key].product_id == hit.product_id for hit in found.hits if hit.key in products)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"version": 2}, "version 2, this program reads version 1"),
-        ({"count": "many"}, "count: "),
-        ({"files": {}}, r"0 of them end in '\.faiss'"),
-        ({"count": 19}, "20 vectors, but the manifest says 19"),
-        ({"vector_width": 5}, "vectors of width 4, but the manifest says 5"),
-    ],
-)
-def test_a_manifest_that_does_not_fit(damaged: Path, changes: dict[str, object], message: str) -> None:
-    path = damaged / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(StoreError, match=message):
-        Store.open(damaged)
+def test_writes_to_a_store_open_to_read_are_refused(store: Store) -> None:
+    with Store.open(store.folder) as reader:
+        assert not reader.writable
+        for write in (
+            lambda: reader.upsert([product("new")], random_vectors(1)),
+            lambda: reader.update([product("p1")]),
+            lambda: reader.delete(["p1"]),
+            reader.compact,
+        ):
+            with pytest.raises(ReadOnlyError, match="open it to write"):
+                write()
+    assert store.product("p1") == product("p1", price=1.0)
+    assert len(store) == 20
 
 
-@pytest.mark.parametrize("suffix", [".faiss", ".parquet"])
-def test_a_damaged_file_is_named(damaged: Path, suffix: str) -> None:
-    path = damaged / read_manifest(damaged).file(suffix)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match=f"{path.name}: damaged"):
-        Store.open(damaged)
-    path.write_bytes(content[:-1])
-    with pytest.raises(StoreError, match=f"{path.name}: damaged"):
-        Store.open(damaged)
-    path.unlink()
-    with pytest.raises(StoreError, match=f"{path.name}: cannot be read"):
-        Store.open(damaged)
+def test_a_second_writer_is_refused(store: Store) -> None:
+    with pytest.raises(LeaseError, match="another process writes to it"):
+        Store.open(store.folder, writable=True)
+    with pytest.raises(LeaseError, match="another process writes to it"):
+        Store.create(store.folder, about())
+    store.upsert([product("new")], random_vectors(1))
+    assert len(store) == 21
 
 
-def test_product_ids_must_be_unique(tmp_path: Path) -> None:
-    same = Block(vectors=random_vectors(2, 4), products=product_table([product(1), product(1)]))
-    write_store(tmp_path, iter([same]), space=SPACE, model="M", engine="E", catalog="C", vector_width=4)
-    with pytest.raises(StoreError, match="1 product ids appear twice"):
-        Store.open(tmp_path)
+def test_a_store_may_be_closed_twice(tmp_path: Path) -> None:
+    with Store.create(tmp_path, about()) as store:
+        store.close()
+
+
+def test_about_is_what_was_said(store: Store) -> None:
+    assert read_about(store.folder) == store.about
+    assert replace(store.about, created="") == replace(about(), created="")
 
 
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        (random_vectors(3, 5), r"shape \(3, 5\) from row 20, expected \(3, 4\)"),
-        (random_vectors(2, 4), r"shape \(2, 4\) from row 20"),
-        (np.ones((3, 4), np.float32), "row 20: a vector of length 2.0"),
-        (np.full((3, 4), np.nan, np.float32), "row 20: a vector of length nan"),
+        (random_vectors(3, 5), r"shape \(3, 5\) from row 20, expected \(3, 8\)"),
+        (random_vectors(2, 8), r"shape \(2, 8\) from row 20"),
+        (np.ones((3, 8), np.float32), r"row 20: a vector of length 2\.8"),
+        (np.full((3, 8), np.nan, np.float32), "row 20: a vector of length nan"),
     ],
 )
-def test_a_block_of_no_use_leaves_the_index_as_it_was(tmp_path: Path, vectors: Vectors, message: str) -> None:
-    good = random_vectors(20, 4)
-    before = write(tmp_path, good)
-    bad = Block(vectors=vectors, products=product_table([product(20 + row) for row in range(3)]))
-    mixed = iter([*blocks(good, 20), bad])
+def test_a_block_of_no_use_leaves_the_collection_as_it_was(folder: Path, vectors: Vectors, message: str) -> None:
+    query, before = random_vectors(1), (folder / "current.json").read_bytes()
+    products = [product(f"new{row}") for row in range(20)]
+    blocks = [(products, random_vectors(20)), ([product(f"more{row}") for row in range(3)], vectors)]
     with pytest.raises(StoreError, match=message):
-        write_store(tmp_path, mixed, space=SPACE, model="M", engine="E", catalog="C", vector_width=4)
-    assert Store.open(tmp_path).manifest == before
+        Store.create(folder, about(), blocks)
+    with pytest.raises(StoreError, match="'new1' comes twice"):
+        Store.create(folder, about(), [(products, random_vectors(20)), ([product("new1")], query)])
+    assert (folder / "current.json").read_bytes() == before
+    with Store.open(folder, writable=True) as again:
+        assert len(again) == 20
 
 
-def test_replacing_leaves_only_the_files_of_the_new_index(tmp_path: Path) -> None:
-    old = write(tmp_path, random_vectors(20, 4))
-    (tmp_path / "vectors-000000000000.faiss").write_bytes(b"of a writer that died")
-    new = write(tmp_path, random_vectors(30, 4))
-    assert not old.files.keys() & new.files.keys()
-    assert {path.name for path in tmp_path.iterdir()} == {MANIFEST, *new.files}
-    assert len(Store.open(tmp_path)) == 30
+@pytest.mark.parametrize("values", [{"flush_rows": 0}, {"ratio": 0.0}, {"ratio": float("nan")}, {"max_dead": 0.0}])
+def test_upkeep_names_what_is_wrong(values: dict[str, float]) -> None:
+    (name,) = values
+    with pytest.raises(ConfigError, match=f"{name}: "):
+        Upkeep(**values)  # type: ignore[arg-type]
 
 
-def test_the_same_rows_give_the_same_files(tmp_path: Path) -> None:
-    first = write(tmp_path / "a", random_vectors(20, 4))
-    assert first.files == write(tmp_path / "b", random_vectors(20, 4)).files
-    assert first.files != write(tmp_path / "c", random_vectors(20, 4, seed=1)).files
+def test_the_same_products_give_the_same_files(tmp_path: Path) -> None:
+    files = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        rows = [([product(f"p{row}") for row in range(20)], random_vectors(20, seed=seed))]
+        Store.create(tmp_path / name, about(), rows, upkeep=BY_HAND).close()
+        files.append(segment_files(generation_folder(tmp_path / name)))
+    assert files[0] == files[1]
+    assert len(files[0]) == 2
+    assert not any(name.startswith("vectors") for name in files[0] & files[2])
 
 
-def test_a_reader_meets_the_old_index_or_the_new_one(tmp_path: Path) -> None:
-    """Readers open the folder again and again while it is being replaced: none fails or sees a mixture."""
-    vectors = {space: random_vectors(40 + seed, 4, seed) for seed, space in enumerate(("a" * 64, "b" * 64))}
-    write(tmp_path, vectors["a" * 64], space="a" * 64)
-    stop = False
+# When segments are made
 
-    def read() -> set[str]:
-        seen = set()
-        while not stop:
-            store = Store.open(tmp_path)
-            seen.add(store.manifest.space)
-            expected = vectors[store.manifest.space]
-            assert len(store) == len(expected)
-            np.testing.assert_array_equal(store.vector("p3"), expected[3])
-        return seen
 
-    with ThreadPoolExecutor(2) as threads:
-        readers = [threads.submit(read) for _ in range(2)]
+def test_segments_are_made_of_enough_fresh_rows(tmp_path: Path) -> None:
+    with Store.create(tmp_path, about(), upkeep=Upkeep(background=False, flush_rows=10)) as store:
+        names = [f"p{row}" for row in range(200)]
+        vectors = random_vectors(200)
+        folder = generation_folder(tmp_path)
+        for row in range(9):
+            store.upsert([product(names[row])], vectors[row : row + 1])
+        assert not store.maintain()
+        assert not segment_files(folder)
+        store.upsert([product(names[9])], vectors[9:10])
+        assert store.maintain()
+        assert not store.maintain()
+        assert len(segment_files(folder)) == 2
+        for start in range(10, 200, 10):
+            store.upsert([product(name) for name in names[start : start + 10]], vectors[start : start + 10])
+            assert store.maintain()
+            assert not store.maintain()
+        assert 2 <= len(segment_files(folder)) <= 8  # few, as small ones are merged into larger ones
+        assert len(store) == 200
+
+
+def test_a_segment_that_is_mostly_dead_is_made_again(store: Store) -> None:
+    folder = generation_folder(store.folder)
+    before = segment_files(folder)
+    store.delete([f"p{row}" for row in range(5)])
+    assert not store.maintain()  # a quarter may be dead
+    store.delete(["p5"])
+    assert store.maintain()
+    assert not store.maintain()
+    assert len(segment_files(folder)) == 2
+    assert not segment_files(folder) & before
+    assert len(store) == 14
+
+
+def test_a_thread_makes_segments(tmp_path: Path) -> None:
+    with Store.create(tmp_path, about(), upkeep=Upkeep(flush_rows=10)) as store:
+        store.upsert([product(f"p{row}") for row in range(10)], random_vectors(10))
+        _wait_for(lambda: len(segment_files(generation_folder(tmp_path))) == 2)
+        assert len(store) == 10
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("Error in write_index: write error")]
+)
+def test_a_thread_that_failed_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """Both ways in which a full disk shows, the file system's and FAISS's."""
+    failures = [error]
+
+    def fail_once(*arguments: object) -> object:
+        if failures:
+            raise failures.pop()
+        return written(*arguments)  # type: ignore[arg-type]
+
+    written = index.segment.write_segment
+    monkeypatch.setattr("index.store.write_segment", fail_once)
+    with Store.create(tmp_path, about(), upkeep=Upkeep(flush_rows=10)) as store:
+        store.upsert([product(f"p{row}") for row in range(10)], random_vectors(10))
+        _wait_for(lambda: "segments could not be written" in caplog.text)
+        assert len(store.search(random_vectors(1), 20)[0].hits) == 10
+        store.upsert([product("new")], random_vectors(1))
+        _wait_for(lambda: len(segment_files(generation_folder(tmp_path))) == 2)
+        assert len(store) == 11
+
+
+# Other processes, and disks
+
+WRITE_ON = """
+import sys
+from pathlib import Path
+import numpy as np
+from index.store import Store, Upkeep
+from tests.index.conftest import product, random_vectors
+store = Store.open(Path(sys.argv[1]), writable=True, upkeep=Upkeep(flush_rows=20))
+for row in range(100_000):
+    store.upsert([product(f"new{row}", row=float(row))], random_vectors(1, seed=100 + row))
+    store.delete([f"new{row - 5}"])
+    print(row, flush=True)
+    if row < 60:
+        sys.stdin.readline()
+"""
+
+
+def test_what_was_acknowledged_survives_kill(folder: Path) -> None:
+    pipe = subprocess.PIPE
+    writer = subprocess.Popen(python(WRITE_ON, folder), cwd=CHECKOUT, stdin=pipe, stdout=pipe, text=True)
+    assert writer.stdin is not None
+    assert writer.stdout is not None
+    with Store.open(folder) as reader:
+        for row in range(60):
+            assert int(writer.stdout.readline()) == row
+            assert reader.search(random_vectors(1, seed=100 + row), 1)[0].product_ids == [f"new{row}"]
+            assert reader.product(f"new{row - 5}") is None
+            if row == 0:
+                with pytest.raises(LeaseError, match=f"process {writer.pid} on "):
+                    Store.open(folder, writable=True)
+            writer.stdin.write("go on\n")
+            writer.stdin.flush()
+    for row in range(60, 150):
+        assert int(writer.stdout.readline()) == row
+    writer.send_signal(signal.SIGKILL)
+    last = int([str(row), *writer.communicate()[0].split()][-1])
+    with Store.open(folder, writable=True, upkeep=BY_HAND) as again:
+        for row in range(last - 4, last + 1):
+            there = again.product(f"new{row}")
+            assert there == product(f"new{row}", row=float(row)) or (row == last - 4 and there is None)  # the next's
+        assert again.product(f"new{last - 5}") is None
+        assert len(again) in (25, 26)
+        (found,) = again.search(random_vectors(1, seed=100 + last), 1)
+        assert found.product_ids == [f"new{last}"]
+
+
+FILL_THE_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from index.lease import LEASE
+from index.store import Store, Upkeep
+from item.errors import StoreError
+from tests.index.conftest import product, random_vectors
+
+folder = Path(sys.argv[1])
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+
+store = Store.open(folder, writable=True, upkeep=Upkeep(background=False))
+limit(400_000)
+written = 0
+try:
+    while written < 10_000:
+        store.upsert([product(f"new{written}", words="x" * 5000)], random_vectors(1, seed=100 + written))
+        written += 1
+except StoreError as error:
+    print("refused:", error)
+
+def check():
+    assert len(store) == 20 + written, (len(store), written)
+    assert store.product(f"new{written}") is None
+    for row in range(written):
+        assert store.search(random_vectors(1, seed=100 + row), 1)[0].hits[0].product_id == f"new{row}"
+    assert store.product("p3") == product("p3", price=3.0)
+
+assert 0 < written < 10_000
+check()
+limit(0)
+try:
+    store.compact()
+    print("compacted")
+except StoreError as error:
+    print("refused:", error)
+check()
+try:
+    store.backup(folder.with_name("backup"))
+    print("backed up")
+except StoreError as error:
+    print("refused:", error)
+left = [path.name for path in folder.parent.iterdir()]
+assert left == [folder.name], left
+limit(most)
+store.upsert([product(f"new{written}")], random_vectors(1, seed=100 + written))
+written += 1
+check()
+store.compact()
+check()
+store.close()
+store = Store.open(folder)
+check()
+store.close()
+
+limit(0)
+try:
+    Store.open(folder, writable=True)
+    print("opened")
+except StoreError as error:
+    print("refused:", error)
+try:
+    Store.create(folder, store.about, [([product("a")], random_vectors(1))])
+    print("created")
+except StoreError as error:
+    print("refused:", error)
+limit(most)
+store = Store.open(folder, writable=True)
+check()
+store.close()
+"""
+
+
+def test_a_full_disk_loses_nothing(folder: Path) -> None:
+    """A limit of the size of files stands for it: SQLite, the segments, and the lease meet it one after another."""
+    said = run_python(FILL_THE_DISK, folder)
+    assert said.count("refused:") == 5
+
+
+def content_of(folder: Path) -> dict[Path, bytes]:
+    """All files, but for the note of who writes."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != LEASE}
+
+
+WRITE_TO_WHAT_IS_READ_ONLY = """
+import os, sys
+from pathlib import Path
+from index.store import Store
+from item.errors import StoreError
+from tests.index.conftest import about, product, random_vectors
+
+folder = Path(sys.argv[1])
+if os.access(folder, os.W_OK):
+    sys.exit("may write all the same")
+with Store.open(folder) as store:
+    assert len(store) == 20
+    assert store.search(random_vectors(20)[7:8], 1)[0].hits[0].product_id == "p7"
+    assert store.product("p7") == product("p7", price=7.0)
+for open_to_write in (
+    lambda: Store.open(folder, writable=True),
+    lambda: Store.create(folder, about(), [([product("a")], random_vectors(1))]),
+    lambda: Store.create(folder / "new" / "one", about()),
+):
+    try:
+        open_to_write()
+        print("opened")
+    except StoreError as error:
+        print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize("files_too", [False, True])
+def test_a_folder_that_cannot_be_written_is_read_and_left_as_it_is(
+    folder: Path, unprivileged: list[str], files_too: bool
+) -> None:
+    (generation_folder(folder) / "index-0123.faiss").write_bytes(b"of a writer that died")
+    before = content_of(folder)
+    for path in [folder, *folder.rglob("*")]:
+        if files_too or path.is_dir():
+            path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        said = run_python(WRITE_TO_WHAT_IS_READ_ONLY, folder, wrapper=unprivileged)
+    finally:
+        for path in [folder, generation_folder(folder)]:
+            path.chmod(0o755)
+    assert said.count("refused:") == 3
+    assert f"refused: {folder}" in said
+    assert content_of(folder) == before
+
+
+def test_a_reader_that_may_not_write_sees_who_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that was there first, as a server is that reads what another user's process writes."""
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with Store.open(folder) as reader:
+        assert len(reader) == 20
+        with Store.open(folder, writable=True, upkeep=BY_HAND) as writer:
+            writer.upsert([product("new")], random_vectors(1, seed=1))
+            assert reader.search(random_vectors(1, seed=1), 1)[0].hits[0].product_id == "new"
+            writer.compact()
+            writer.delete(["new"])
+            assert reader.search(random_vectors(1, seed=1), 1)[0].hits[0].product_id != "new"
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "index").write_text("words")
+    for refused in (Store.open, lambda folder: Store.create(folder, about())):
+        with pytest.raises(StoreError, match=re.escape(str(tmp_path / "index"))):
+            refused(tmp_path / "index")
+
+
+# Threads
+
+Errors = list[BaseException]
+
+
+@contextmanager
+def running(*loops: Callable[[], None]) -> Iterator[None]:
+    """Each function again and again in a thread of its own; what one raises comes out of here."""
+    stop = threading.Event()
+
+    def run(loop: Callable[[], None]) -> None:
         try:
-            for turn in range(40):
-                space = "ab"[turn % 2] * 64
-                write(tmp_path, vectors[space], space=space)
+            while not stop.is_set():
+                loop()
         finally:
-            stop = True
-        assert set.union(*(reader.result() for reader in readers)) == set(vectors)
+            stop.set()
+
+    with ThreadPoolExecutor(len(loops)) as threads:
+        started = [threads.submit(run, loop) for loop in loops]
+        try:
+            yield
+        finally:
+            stop.set()
+        for one in started:
+            one.result()
+
+
+BUSY = Upkeep(flush_rows=25, ratio=2.0, max_dead=0.3)
+
+
+def fresh_ids() -> Iterator[tuple[str, Vectors]]:
+    row = 0
+    while True:
+        yield f"new{row}", random_vectors(1, seed=1000 + row)
+        row += 1
+
+
+def test_searches_beside_writes_and_merges_see_each_write(tmp_path: Path) -> None:
+    """Ids are deleted for good, so none may come back; each product is found right after it was written."""
+    gone: set[str] = set()
+    rows = [([product(f"p{row}") for row in range(100)], random_vectors(100))]
+    with Store.create(tmp_path, about(), rows, upkeep=BUSY) as store, Store.open(tmp_path) as reader:
+
+        def look(at: Store) -> None:
+            deleted = set(gone)
+            for found in at.search(random_vectors(3, seed=len(deleted)), 60):
+                ids = [hit.product_id for hit in found.hits]
+                assert len(set(ids)) == len(ids) == 60
+                assert not deleted & set(ids)
+                assert all(
+                    better.score >= worse.score for better, worse in zip(found.hits, found.hits[1:], strict=False)
+                )
+
+        with running(lambda: look(store), lambda: look(reader)):
+            rng = np.random.default_rng(0)
+            alive = [f"p{row}" for row in range(100)]
+            end = time.monotonic() + 4
+            for one, vector in fresh_ids():
+                if time.monotonic() > end:
+                    break
+                store.upsert([product(one)], vector)
+                alive.append(one)
+                for at in (store, reader):
+                    assert at.search(vector, 1)[0].hits[0].product_id == one
+                if len(alive) > 120:
+                    victims = [alive.pop(int(rng.integers(len(alive) - 1))) for _ in range(12)]
+                    assert all(store.delete(victims))
+                    gone.update(victims)
+        assert len(store) == len(reader) == len(alive)
+        assert len(gone) > 100
+
+
+def test_threads_may_write_at_once(tmp_path: Path) -> None:
+    vectors = random_vectors(4 * 40)
+
+    def write(thread: int) -> None:
+        for row in range(40 * thread, 40 * thread + 40):
+            assert store.upsert([product(f"p{row}")], vectors[row : row + 1]) == [True]
+            store.update([product(f"p{row}", price=float(row))])
+            if row % 4 == 3:
+                assert store.delete([f"p{row - 1}", f"p{row}", "none"]) == [True, True, False]
+
+    with Store.create(tmp_path, about(), upkeep=BUSY) as store:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(write, range(4)))
+        ids = [f"p{row}" for row in range(160) if row % 4 < 2]
+        assert len(store) == len(ids)
+    with Store.open(tmp_path) as store:
+        (found,) = store.search(vectors[:1], 200, filters=[Range("price", at_least=0)])
+        assert sorted(found.product_ids) == sorted(ids)
+
+
+def test_a_product_that_is_written_again_and_again_is_always_there(tmp_path: Path) -> None:
+    """It has a vector at any time, is found at any time, once, and is left out where that is asked for."""
+    rows = [([product(f"p{row}") for row in range(30)], random_vectors(30))]
+    vectors = unit(random_vectors(1) + 1e-3 * random_vectors(50, seed=1))
+    with Store.create(tmp_path, about(), rows, upkeep=BUSY) as store, Store.open(tmp_path) as reader:
+        problems = []
+
+        def look(at: Store) -> None:
+            if at.vector("p0") is None:
+                problems.append("no vector")
+            if at.product("p0") is None:
+                problems.append("no product")
+            both, without = at.search(np.repeat(vectors[:1], 2, axis=0), 30, [(), {"p0"}])
+            if [hit.product_id for hit in both.hits].count("p0") != 1:
+                problems.append("not once among the hits")
+            if "p0" in [hit.product_id for hit in without.hits]:
+                problems.append("among the hits though left out")
+
+        with running(lambda: look(store), lambda: look(reader)):
+            end = time.monotonic() + 3
+            while time.monotonic() < end and not problems:
+                for vector in vectors:
+                    store.upsert([product("p0")], vector[None])
+        assert not problems
+
+
+def test_readers_follow_to_new_generations_in_many_threads(tmp_path: Path) -> None:
+    """Each generation has 40 products of its own name; a reader sees the old one or the new one, never a mixture."""
+
+    def build(name: str) -> None:
+        rows = [([product(f"{name}{row}") for row in range(40)], random_vectors(40))]
+        Store.create(tmp_path, About(space="5" * 64, vector_width=8, model=name), rows, upkeep=BY_HAND).close()
+
+    build("a")
+    with Store.open(tmp_path) as reader:
+
+        def look() -> None:
+            left_out = [f"{name}{row}" for name in "ab" for row in range(10)]
+            found = reader.search(random_vectors(2), 30, [left_out, left_out])
+            for one in found:
+                ids = [hit.product_id for hit in one.hits]
+                assert len(ids) == 30
+                assert not set(left_out) & set(ids)
+                assert len({product_id[0] for product_id in ids}) == 1
+
+        def open_again() -> None:
+            with Store.open(tmp_path) as other:
+                assert len(other) == 40
+
+        with running(look, look, open_again):
+            for turn in range(30):
+                build("ba"[turn % 2])

@@ -1,0 +1,74 @@
+"""The generations of a collection: folders of which one counts, and one is kept to go back to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from index.files import SEAL, publish, sealed, unsealed
+from item.errors import StoreError
+
+CURRENT = "current.json"
+PREFIX = "generation-"
+BUILD = "python -m index.build --model M --catalog C --index"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generations:
+    """The names of two folders: that of the generation that counts, and that of the one before, empty for none."""
+
+    current: str
+    previous: str = ""
+
+
+def read_generations(folder: Path) -> Generations:
+    """Raises StoreError where the folder is no collection, or its file is damaged."""
+    path = folder / CURRENT
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: no such index folder; build one with: {BUILD} {folder}")
+    try:
+        text = path.read_bytes()
+        content = unsealed(text) if SEAL.encode() in text else json.loads(text)  # put right by hand
+        return TypeAdapter(Generations).validate_python(content)
+    except FileNotFoundError as error:
+        reason = (
+            "an index of an earlier version"
+            if (folder / "manifest.json").exists()
+            else "not an index, or never finished"
+        )
+        raise StoreError(f"{folder}: {reason}; run: {BUILD} {folder}") from error
+    except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
+        raise StoreError(
+            f"{path}: damaged ({error}); name the newest folder {PREFIX}* in it, or build the index again"
+        ) from error
+
+
+def new_generation(folder: Path) -> str:
+    """Makes the folder of a further generation, which does not count yet, and returns its name. Raises StoreError."""
+    name = PREFIX + datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+    try:
+        (folder / name).mkdir(parents=True)
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
+    return name
+
+
+def switch(folder: Path, name: str) -> Generations:
+    """Lets a generation count from now on; the one before is kept. Raises StoreError where it is not known."""
+    previous = read_generations(folder).current if (folder / CURRENT).exists() else ""
+    generations = Generations(current=name, previous=previous)
+    text = sealed(asdict(generations))
+    publish(folder / CURRENT, lambda path: path.write_text(text, encoding="utf-8"))
+    return generations
+
+
+def remove_others(folder: Path, generations: Generations) -> None:
+    """Removes generations that neither count nor are kept, finished or not. Only for who holds the lease."""
+    for path in folder.glob(f"{PREFIX}*"):
+        if path.name not in (generations.current, generations.previous):
+            shutil.rmtree(path)

@@ -1,0 +1,163 @@
+"""What searches work on: the rows of all segments one after another, then fresh ones, which no segment holds yet.
+
+Rows are in the order of their keys. A row that was deleted or replaced stays until its segment is written anew, but is
+not alive. `Memory` changes with every write, under the store's lock; a `View` never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from index.columns import Columns
+from index.exact import Rows, Vectors
+from index.filters import Filter
+from index.segment import Segment
+from index.truth import Changes, Keys
+
+Mask = npt.NDArray[np.bool_]
+FIRST_CAPACITY = 1024
+
+T = TypeVar("T", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The state at one moment. n rows, of which `num_segment_rows` are of segments and the others fresh.
+
+    keys: (n,) ascending. alive: (n,), None where all are. fresh: (n - num_segment_rows, D). fresh_ids: theirs; more may
+    be at its end.
+    """
+
+    segments: tuple[Segment, ...]
+    num_segment_rows: int
+    keys: Keys
+    alive: Mask | None
+    fresh: Vectors
+    fresh_ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def product_ids(self, rows: Rows) -> list[str]:
+        """The ids of rows in [0, n)."""
+        found = np.empty(len(rows), dtype=object)
+        for segment, first in self.parts():
+            if len(self.segments) == 1 and not len(self.fresh):
+                return list(segment.ids[rows])
+            here = (rows >= first) & (rows < first + len(segment))
+            found[here] = segment.ids[rows[here] - first]
+        fresh = rows >= self.num_segment_rows
+        found[fresh] = [self.fresh_ids[row] for row in (rows[fresh] - self.num_segment_rows).tolist()]
+        return list(found)
+
+    def parts(self) -> list[tuple[Segment, int]]:
+        """The segments, each with its first row."""
+        firsts = np.cumsum([0, *map(len, self.segments)])[:-1]
+        return list(zip(self.segments, firsts.tolist(), strict=True))
+
+
+class Memory:
+    """Keys, life, attributes and fresh vectors of all rows; see the module. The caller holds the store's lock."""
+
+    def __init__(self, segments: Sequence[Segment], width: int, revision: int) -> None:
+        """The rows of segments; `revision` is that of the oldest of them, up to which `apply` need not go back."""
+        self.segments = tuple(segments)
+        self.revision = revision
+        self.last_key = segments[-1].info.last_key if segments else 0
+        self.num_segment_rows = sum(map(len, segments))
+        self.num_dead = 0
+        self.columns = Columns()
+        for segment in segments:
+            self.columns.append_table(segment.attributes)
+        self._keys = Grown(np.concatenate([np.empty(0, np.int64), *(one.keys for one in segments)]))
+        self._alive = Grown(np.ones(self.num_segment_rows, dtype=bool))
+        self._fresh = Grown(np.empty((0, width), dtype=np.float32))
+        self._fresh_ids: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._keys.values) - self.num_dead
+
+    @property
+    def num_fresh(self) -> int:
+        """Rows that are in no segment, dead ones too."""
+        return len(self._fresh_ids)
+
+    def segment_sizes(self) -> list[tuple[int, int]]:
+        """Of each segment: the rows that are alive, and all of them."""
+        sizes, first = [], 0
+        for segment in self.segments:
+            alive = self._alive.values[first : first + len(segment)]
+            sizes.append((int(np.count_nonzero(alive)), len(segment)))
+            first += len(segment)
+        return sizes
+
+    def apply(self, changes: Changes) -> None:
+        """Takes changes over; those that are here already change nothing."""
+        for key in changes.deleted:
+            if (row := self._row(key)) is not None and self._alive.values[row]:
+                self._alive.values[row] = False
+                self.num_dead += 1
+        new = []
+        for written in changes.written:
+            if written.key > self.last_key:
+                assert written.vector is not None
+                new.append((written.key, written.product, written.vector))
+            elif (row := self._row(written.key)) is not None:
+                self.columns.update(row, written.product)
+        if new:
+            keys, products, vectors = zip(*new, strict=True)
+            self.columns.append(products)
+            self._fresh.append(np.stack(vectors))
+            self._fresh_ids += [product.product_id for product in products]
+            self._keys.append(np.array(keys, dtype=np.int64))
+            self._alive.append(np.ones(len(keys), dtype=bool))
+            self.last_key = keys[-1]
+        self.revision = changes.revision
+
+    def view(self) -> View:
+        """The present state, for searches outside the lock."""
+        return View(
+            segments=self.segments,
+            num_segment_rows=self.num_segment_rows,
+            keys=self._keys.values,
+            alive=self._alive.values.copy() if self.num_dead else None,
+            fresh=self._fresh.values,
+            fresh_ids=self._fresh_ids,
+        )
+
+    def mask(self, condition: Filter) -> Mask:
+        """(n,) the living rows that pass."""
+        passed = self.columns.mask(condition)
+        if self.num_dead:
+            passed &= self._alive.values
+        return passed
+
+    def _row(self, key: int) -> int | None:
+        keys = self._keys.values
+        row = int(np.searchsorted(keys, key))
+        return row if row < len(keys) and keys[row] == key else None
+
+
+class Grown(Generic[T]):
+    """An array that grows at its end; what `values` gave out before stays as it was, but for changes in place."""
+
+    def __init__(self, values: npt.NDArray[T]) -> None:
+        self._content, self._count = values, len(values)
+
+    @property
+    def values(self) -> npt.NDArray[T]:
+        return self._content[: self._count]
+
+    def append(self, values: npt.NDArray[T]) -> None:
+        count = self._count + len(values)
+        if count > len(self._content):
+            larger = np.empty((max(FIRST_CAPACITY, count + count // 2), *values.shape[1:]), dtype=values.dtype)
+            larger[: self._count] = self.values
+            self._content = larger
+        self._content[self._count : count] = values
+        self._count = count

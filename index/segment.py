@@ -1,0 +1,113 @@
+"""Immutable parts of a collection, written once and then only read: a cache of the truth.
+
+rows-<sha256>.arrow      keys, ids and attributes (index.columns) of n products, by ascending key
+vectors-<sha256>.npy     their (n, D) float32 vectors, mapped into memory, not read
+index-<sha256>.faiss     an approximate index of them, but for small segments, which are searched exactly
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from index.approximate import read
+from index.choosing import FLAT, Choice, build
+from index.columns import Columns
+from index.exact import Vectors
+from index.files import BESIDE, FileDigest, digest, rename_durably
+from index.manifest import Depth, SegmentInfo
+from index.truth import FrozenTruth, Keys
+from item.errors import StoreError
+
+KEY, PRODUCT_ID = "key", "product_id"
+
+
+class Segment:
+    """An open segment; see the module. n = `len(segment)`, D its vectors' width."""
+
+    def __init__(self, folder: Path, info: SegmentInfo) -> None:
+        """Reads what `write_segment` has written, and checks it against `info`. Raises StoreError."""
+        info.check_files(folder)
+        self.info = info
+        try:
+            table = read_rows(folder / info.file("rows"))
+            self.vectors = map_vectors(folder / info.file("vectors"))
+            self.index = None if info.factory == FLAT else read(folder / info.file("index"), info.factory)
+        except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+            raise StoreError(f"{folder}: a segment cannot be read ({error})") from error
+        n = info.count
+        num_indexed = n if self.index is None else self.index.faiss_index.ntotal
+        if (table.num_rows, len(self.vectors), num_indexed) != (n, n, n):
+            raise StoreError(f"{folder}: the files of a segment do not belong together")
+        self.keys: Keys = table[KEY].to_numpy()
+        self.ids = table[PRODUCT_ID].to_numpy()  # of strings: Arrow takes longer to find a few
+        self.attributes: pa.Table = table.drop_columns([KEY, PRODUCT_ID])
+
+    def __len__(self) -> int:
+        return self.info.count
+
+
+def map_vectors(path: Path) -> Vectors:
+    """(n, D) of a file: pages of it that are not in use need no memory."""
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def read_rows(path: Path) -> pa.Table:
+    """Keys, ids and attributes."""
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Choice) -> SegmentInfo:
+    """Writes all products with keys above `first_key`, at least one, as a segment."""
+    width = frozen.truth.about.vector_width
+    vectors, rows, index = (folder / f"{name}{BESIDE}" for name in ("vectors.npy", "rows.arrow", "index.faiss"))
+    count = write_rows(frozen, first_key, vectors, rows)
+    factory = choice.factory(count, width)
+    depths: tuple[Depth, ...] = ()
+    written = [vectors, rows]
+    if factory != FLAT:
+        mapped = map_vectors(vectors)
+        built, depths = build(mapped, factory, choice.recall)
+        faiss.write_index(built, str(index))
+        written.append(index)
+    return SegmentInfo(
+        first_key=first_key,
+        last_key=frozen.last_key(),
+        revision=frozen.revision,
+        count=count,
+        factory=factory,
+        depths=depths,
+        files=dict(map(name_by_content, written)),
+    )
+
+
+def write_rows(frozen: FrozenTruth, first_key: int, vectors: Path, rows: Path) -> int:
+    """Writes vectors, and keys, ids and attributes, block by block. Returns the number of products."""
+    columns, keys, ids = Columns(), [], []
+    with vectors.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(np.empty((0, frozen.truth.about.vector_width), np.float32))
+        header["shape"] = (frozen.count(first_key), frozen.truth.about.vector_width)
+        np.lib.format.write_array_header_1_0(file, header)
+        for block_keys, products, block in frozen.blocks(first_key):
+            file.write(block.tobytes())
+            columns.append(products)
+            keys.append(block_keys)
+            ids.append(pa.array([product.product_id for product in products], pa.string()))
+    table = columns.to_table()
+    table = table.append_column(KEY, pa.array(np.concatenate(keys))).append_column(PRODUCT_ID, pa.chunked_array(ids))
+    with pa.OSFile(str(rows), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return table.num_rows
+
+
+def name_by_content(path: Path) -> tuple[str, FileDigest]:
+    """Renames `kind.suffix.writing` to `kind-<sha256>.suffix`."""
+    found = digest(path)
+    kind, suffix = path.name.removesuffix(BESIDE).split(".")
+    name = f"{kind}-{found.sha256[:16]}.{suffix}"
+    rename_durably(path, path.with_name(name))
+    return name, found
