@@ -53,7 +53,8 @@ def inverted_lists(vectors: Vectors, flat: Any, code: str) -> list[Setting]:
     size_bytes = len(faiss.serialize_index(index))
     found = []
     for probes in PROBES:
-        base: Any = faiss.IVFSearchParameters(nprobe=probes)
+        of_lists: Any = faiss.IVFSearchParameters
+        base = of_lists(nprobe=probes)
         if code == "Flat":
             size_bytes = 8 * len(vectors)  # it holds the vectors themselves
             label = f"{name} nprobe {probes}"
