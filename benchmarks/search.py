@@ -223,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="30,000 rows")
     parser.add_argument("--rows", type=int, default=1_000_000, help="products (%(default)s)")
     parser.add_argument("--peers", metavar="PYTHON", help="of an environment with hnswlib and qdrant-edge-py")
+    parser.add_argument("--store", type=Path, help="one that benchmarks.filters has left; sizes are not measured then")
     parser.add_argument("--build", nargs=2, metavar=("ROWS", "DIR"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.build:
@@ -234,10 +235,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     where = f"{count:,} rows of {WIDTH}"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        results = sizes([count] if arguments.quick else [count // 10, count // 3, count], folder)
+        results: list[Result] = []
+        store_folder = arguments.store or folder / str(count)
+        if arguments.store is None:
+            results = sizes([count] if arguments.quick else [count // 10, count // 3, count], folder)
         vectors = np.concatenate([block for block, _ in clusters.draw(count, seed=0)])
         write_report("search", results, PACKAGES, arguments.json)  # the rest takes long
-        with Store.open(folder / str(count), writable=True, upkeep=Upkeep(background=False)) as store:
+        with Store.open(store_folder, writable=True, upkeep=Upkeep(background=False)) as store:
             results += against_bare(store, vectors, queries, 3 if arguments.quick else 9, where)
             results += writes(store, clusters, count, 10 if arguments.quick else 50, where)
         write_report("search", results, PACKAGES, arguments.json)  # peers take longest

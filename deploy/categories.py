@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import fsum
 
+from deploy.errors import Deadline
+from deploy.hits import find
 from deploy.messages import category_message
+from deploy.queries import Sought
+from index.filters import Categorised, Under
 from index.store import Store
 from item.engine.interface import Vectors
 from item.neighbours import vote
 from item.v1 import item_pb2
 
 NUM_NEIGHBOURS = 5
-MAX_CANDIDATES = 2048  # the closest products among which voters are looked for
-WIDEN = 8  # how many times more candidates when voters are too few
 
 Path = tuple[str, ...]
 
 
-def predict(store: Store, vector: Vectors, top_k: int, start: Path) -> item_pb2.CategoryPrediction:
+def predict(store: Store, vector: Vectors, top_k: int, start: Path, deadline: Deadline) -> item_pb2.CategoryPrediction:
     """The most probable paths under `start` for one vector, (D,) float32; abstains where nobody can vote."""
-    voters = closest_voters(store, vector, start)
+    voters = closest_voters(store, vector, start, deadline)
     shares = vote([path for path, _ in voters], [similarity for _, similarity in voters])
     return item_pb2.CategoryPrediction(
         paths=[
@@ -32,21 +34,11 @@ def predict(store: Store, vector: Vectors, top_k: int, start: Path) -> item_pb2.
     )
 
 
-def closest_voters(store: Store, vector: Vectors, start: Path) -> list[tuple[Path, float]]:
-    """Category and similarity of the closest products that have a category under `start`, looked for ever wider."""
-    candidates = NUM_NEIGHBOURS
-    while True:
-        (hits,) = store.search(vector[None], candidates)
-        voters: list[tuple[Path, float]] = []
-        for hit in hits:
-            path = store.product_at(hit.row).category
-            if path and path[: len(start)] == start:
-                voters.append((path, hit.score))
-            if len(voters) == NUM_NEIGHBOURS:
-                return voters
-        if len(hits) < candidates or candidates == MAX_CANDIDATES:
-            return voters
-        candidates = min(WIDEN * candidates, MAX_CANDIDATES)
+def closest_voters(store: Store, vector: Vectors, start: Path, deadline: Deadline) -> list[tuple[Path, float]]:
+    """Category and similarity of the closest products that have a category, one under `start` where that is given."""
+    condition = Under(start) if start else Categorised()
+    (hits,) = find(store, [Sought(vector=vector, filter=condition)], NUM_NEIGHBOURS, deadline)
+    return [(product.category, score) for product, score in hits if product.category]
 
 
 def ranked_paths(voters: Sequence[tuple[Path, float]]) -> list[Path]:

@@ -3,21 +3,27 @@
 RequestError                   carries the field at fault
 ├── InvalidRequestError        a value that no server could use
 ├── NotFoundError              a product, adapter or collection that is not there
-├── PreconditionError          a vector of another space, or no index
+├── PreconditionError          a vector of another space, no index, or one that is only read
 ├── NotOfferedError            an rpc or field that this version does not offer
 ├── DeadlineError              the caller has stopped waiting
 └── BusyError                  carries how long to wait
     ├── QueueFullError         too many requests are waiting
-    └── NotServingError        the server is loading
+    ├── NotServingError        the server is loading
+    └── NotWritableError       another process still writes to the collection
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ParamSpec, TypeVar
 
 from item.errors import ItemError, ListingError, SpaceError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Status(IntEnum):
@@ -59,7 +65,7 @@ class NotFoundError(RequestError):
 
 
 class PreconditionError(RequestError):
-    """A request that this server cannot answer as it is now: a vector of another space, or no index."""
+    """A request that this server cannot answer: a vector of another space, no index, or one that is only read."""
 
 
 class NotOfferedError(RequestError):
@@ -86,6 +92,10 @@ class NotServingError(BusyError):
     """The server is loading."""
 
 
+class NotWritableError(BusyError):
+    """Another process still writes to the collection, as in a rolling restart."""
+
+
 STATUS_OF: dict[type[Exception], Status] = {
     InvalidRequestError: Status.INVALID_ARGUMENT,
     ListingError: Status.INVALID_ARGUMENT,
@@ -97,6 +107,7 @@ STATUS_OF: dict[type[Exception], Status] = {
     DeadlineError: Status.DEADLINE_EXCEEDED,
     QueueFullError: Status.RESOURCE_EXHAUSTED,
     NotServingError: Status.UNAVAILABLE,
+    NotWritableError: Status.UNAVAILABLE,
     Exception: Status.INTERNAL,
 }
 
@@ -104,6 +115,14 @@ STATUS_OF: dict[type[Exception], Status] = {
 def status_of(error: Exception) -> Status:
     """The status that an error becomes: that of its nearest class in `STATUS_OF`."""
     return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+
+
+def attempt(make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | RequestError:
+    """What `make` returns for one item of a call, or why it refuses the item."""
+    try:
+        return make(*args, **kwargs)
+    except RequestError as error:
+        return error
 
 
 @dataclass(frozen=True, slots=True)

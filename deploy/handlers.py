@@ -1,33 +1,45 @@
 """What the service answers: functions of (request, identity, deadline), without a word of gRPC.
 
-A server calls them one at a time in its worker and turns the errors of `deploy.errors` into statuses.
+A server calls those that may use the model one at a time in its worker, and turns the errors of `deploy.errors` into
+statuses.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import item
 from deploy.categories import predict
+from deploy.collections import DEFAULT
 from deploy.encoding import Encoding, Outcome, encode_inputs
-from deploy.errors import Deadline, InvalidRequestError, NotFoundError, PreconditionError, RequestError
+from deploy.errors import (
+    Deadline,
+    InvalidRequestError,
+    NotFoundError,
+    NotWritableError,
+    PreconditionError,
+    RequestError,
+)
+from deploy.hits import find, search_result
 from deploy.messages import error_message, product_message, unit, vector_message
-from deploy.queries import left_out, query_vectors
-from index.store import Hit, Store
+from deploy.queries import POINTS, Sought, sought_by
+from deploy.update_mask import UpdateMask
+from deploy.writes import write
+from index.store import Store
 from item.engine.interface import Engine
 from item.errors import ConfigError, SpaceError
 from item.v1 import item_pb2
 
-COLLECTION = "default"
 DEFAULT_K = 10
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 100
+TAKE_OVER_RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +47,7 @@ class Limits:
     """What one call may ask for.
 
     Args:
-        max_inputs: inputs or queries of a call.
+        max_inputs: inputs, queries or products of a call.
         max_k: hits of a query.
         max_message_bytes: size of a request.
     """
@@ -51,21 +63,25 @@ class Limits:
 
 
 class Handlers:
-    """The rpcs over an engine and, where there is one, an index.
+    """The rpcs over an engine and collections by name, none for a server that only encodes.
 
-    `identity` says who asks. What is wrong with one input or query is in its own result; what is wrong with the call
-    is raised as a RequestError.
+    `identity` says who asks. What is wrong with one input, query or product is in its own result; what is wrong with
+    the call is raised as a RequestError. `read_only`: collections will never be writable, else they may become so.
 
     Raises:
-        SpaceError: the index was built by another model than the engine's.
+        SpaceError: (methods too) a collection was built by another model than the engine's.
     """
 
-    def __init__(self, engine: Engine, store: Store | None, limits: Limits) -> None:
-        if store is not None:
-            check_same_space(engine, store)
+    def __init__(
+        self, engine: Engine, collections: Mapping[str, Store], limits: Limits, *, read_only: bool = False
+    ) -> None:
         self.engine = engine
-        self.store = store
+        self.collections = collections
         self.limits = limits
+        self.read_only = read_only
+        self._writing = threading.Lock()  # from reading what is stored to writing what was made of it
+        for name, store in collections.items():
+            check_same_space(engine, name, store)
 
     def embed(self, request: item_pb2.EmbedRequest, identity: str, deadline: Deadline) -> item_pb2.EmbedResponse:
         """Vectors of several inputs."""
@@ -91,14 +107,20 @@ class Handlers:
         store = self._store(request.collection)
         self._check_number("queries", len(request.queries))
         k = self._between("k", request.k if request.HasField("k") else DEFAULT_K, self.limits.max_k)
-        num_parts = sum(len(query.parts) for query in request.queries)
-        if num_parts > self.limits.max_inputs:
-            raise InvalidRequestError("queries", f"{num_parts} parts; give up to {self.limits.max_inputs} in one call")
+        most = self.limits.max_inputs
+        if (number := sum(len(getattr(query, name)) for query in request.queries for name in POINTS)) > most:
+            raise InvalidRequestError("queries", f"{number} parts and examples; give up to {most} in one call")
         deadline.check()
-        encoding = query_vectors(request.queries, store, partial(encode_inputs, self.engine))
-        deadline.check()
+        sought, encoding = sought_by(request.queries, store, partial(encode_inputs, self.engine))
         start = time.perf_counter()
-        results = list(self._search_all(store, request.queries, encoding.outcomes, k, deadline))
+        found = iter(find(store, [one for one in sought if isinstance(one, Sought)], k, deadline))
+        self._store(request.collection)  # again: meanwhile it may have followed to another model's vectors
+        results = [
+            search_result(next(found), self.engine.space)
+            if isinstance(one, Sought)
+            else item_pb2.SearchResult(error=error_message(one))
+            for one in sought
+        ]
         return item_pb2.SearchResponse(results=results, times=encoding.times(time.perf_counter() - start))
 
     def predict_category(
@@ -116,21 +138,51 @@ class Handlers:
             if isinstance(outcome, RequestError):
                 predictions.append(item_pb2.CategoryPrediction(error=error_message(outcome)))
             else:
-                predictions.append(predict(store, outcome, top_k, tuple(request.start_category)))
+                predictions.append(predict(store, outcome, top_k, tuple(request.start_category), deadline))
+        self._store(request.collection)  # again, as in `search`
         times = encoding.times(time.perf_counter() - start)
         return item_pb2.PredictCategoryResponse(predictions=predictions, times=times)
+
+    def upsert_products(
+        self, request: item_pb2.UpsertProductsRequest, identity: str, deadline: Deadline
+    ) -> item_pb2.UpsertProductsResponse:
+        """Writes products, whole or the fields of an update mask."""
+        store = self._writable_store(request.collection)
+        self._check_number("products", len(request.products))
+        mask = UpdateMask.of(request.update_mask.paths) if request.HasField("update_mask") else None
+        deadline.check()
+        with self._writing:
+            return write(store, self.engine, request.products, mask, deadline)
+
+    def delete_products(
+        self, request: item_pb2.DeleteProductsRequest, identity: str, deadline: Deadline
+    ) -> item_pb2.DeleteProductsResponse:
+        """Deletes products."""
+        store = self._writable_store(request.collection)
+        self._check_number("product_ids", len(request.product_ids))
+        deadline.check()
+        with self._writing:
+            was_there = store.delete(list(request.product_ids))
+        results = [item_pb2.DeleteResult(product_id=product_id) for product_id in request.product_ids]
+        for row, result in enumerate(results):
+            if not was_there[row]:
+                error = NotFoundError(f"product_ids[{row}]", f"{result.product_id!r} is not in the collection")
+                result.error.CopyFrom(error_message(error))
+        return item_pb2.DeleteProductsResponse(results=results)
 
     def get_product(
         self, request: item_pb2.GetProductRequest, identity: str, deadline: Deadline
     ) -> item_pb2.GetProductResponse:
         """One stored product."""
         store = self._store(request.collection)
+        if not request.product_id:
+            raise InvalidRequestError("product_id", "is empty; give a product's id")
         product, vector = store.product(request.product_id), store.vector(request.product_id)
         if product is None or vector is None:
-            raise NotFoundError("product_id", f"{request.product_id!r} is not in the index")
-        response = item_pb2.GetProductResponse(product=product_message(product))
+            raise NotFoundError("product_id", f"{request.product_id!r} is not in the collection")
+        response = item_pb2.GetProductResponse(product=product_message(product, with_description=True))
         if request.include_vector:
-            response.vector.CopyFrom(vector_message(vector, store.manifest.space))
+            response.vector.CopyFrom(vector_message(vector, store.about.space))
         return response
 
     def get_info(self, request: item_pb2.GetInfoRequest, identity: str, deadline: Deadline) -> item_pb2.GetInfoResponse:
@@ -144,7 +196,7 @@ class Handlers:
                 variant=engine.variant,
                 engine=engine.name,
             ),
-            collections=[] if self.store is None else [collection_info(self.store)],
+            collections=[collection_info(name, store) for name, store in sorted(self.collections.items())],
             limits=item_pb2.Limits(
                 max_inputs=self.limits.max_inputs,
                 max_k=self.limits.max_k,
@@ -157,20 +209,6 @@ class Handlers:
     def _encode_all(self, inputs: Sequence[item_pb2.Input], deadline: Deadline) -> Encoding:
         deadline.check()
         return encode_inputs(self.engine, inputs, [f"inputs[{position}]" for position in range(len(inputs))])
-
-    def _search_all(
-        self, store: Store, queries: Sequence[item_pb2.Query], outcomes: Sequence[Outcome], k: int, deadline: Deadline
-    ) -> Iterator[item_pb2.SearchResult]:
-        vectors = {row: outcome for row, outcome in enumerate(outcomes) if not isinstance(outcome, RequestError)}
-        leave_out = [left_out(queries[row]) for row in vectors]
-        found = store.search(np.stack(list(vectors.values())), k, leave_out) if vectors else []
-        hits = dict(zip(vectors, found, strict=True))
-        for row, outcome in enumerate(outcomes):
-            deadline.check()
-            if isinstance(outcome, RequestError):
-                yield item_pb2.SearchResult(error=error_message(outcome))
-            else:
-                yield search_result(hits[row], store)
 
     def _embed_result(self, outcome: Outcome, dimensions: int) -> item_pb2.EmbedResult:
         try:
@@ -188,11 +226,27 @@ class Handlers:
             return item_pb2.EmbedResult(error=error_message(error))
 
     def _store(self, collection: str) -> Store:
-        if collection not in ("", COLLECTION):
-            raise NotFoundError("collection", f"{collection!r} is not there; this server has {COLLECTION!r} alone")
-        if self.store is None:
+        """The collection's store at present; one that is only read may have followed to another model's vectors."""
+        if not self.collections:
             raise PreconditionError("collection", "no index is loaded; build one with index.build, serve it by --index")
-        return self.store
+        name = collection or DEFAULT
+        if name not in self.collections:
+            there = ", ".join(map(repr, sorted(self.collections)))
+            raise NotFoundError("collection", f"{name!r} is not there; this server has {there}")
+        store = self.collections[name]
+        check_same_space(self.engine, name, store)
+        return store
+
+    def _writable_store(self, collection: str) -> Store:
+        store = self._store(collection)
+        if store.writable:
+            return store
+        if self.read_only:
+            raise PreconditionError("collection", "this server only reads; write through one without --read-only")
+        raise NotWritableError(
+            f"collection: {collection or DEFAULT!r} is still written to by another process; come again later",
+            TAKE_OVER_RETRY_S,
+        )
 
     def _check_number(self, field: str, number: int) -> None:
         if not 1 <= number <= self.limits.max_inputs:
@@ -208,34 +262,26 @@ class Handlers:
         return self._between("dimensions", request.dimensions, width) if request.HasField("dimensions") else width
 
 
-def check_same_space(engine: Engine, store: Store) -> None:
-    """Raises SpaceError where an index was built by another model."""
-    manifest = store.manifest
-    if (manifest.space, manifest.vector_width) != (engine.space, engine.vector_width):
+def check_same_space(engine: Engine, name: str, store: Store) -> None:
+    """Raises SpaceError where a collection was built by another model."""
+    about = store.about
+    if (about.space, about.vector_width) != (engine.space, engine.vector_width):
         raise SpaceError(
-            f"the index is of space {manifest.space[:12]} (width {manifest.vector_width}), the model of space "
-            f"{engine.space[:12]} (width {engine.vector_width}); build the index with this model, "
-            f"or serve the model of the index, {manifest.model}"
+            f"the collection {name!r} is of space {about.space[:12]} (width {about.vector_width}), the model of space "
+            f"{engine.space[:12]} (width {engine.vector_width}); build the collection with this model, "
+            f"or serve the model of the collection, {about.model}"
         )
 
 
-def search_result(hits: Sequence[Hit], store: Store) -> item_pb2.SearchResult:
-    """The hits of one query with what the store knows of them."""
-    return item_pb2.SearchResult(
-        hits=[item_pb2.Hit(product=product_message(store.product_at(hit.row)), score=hit.score) for hit in hits],
-        plan=item_pb2.SEARCH_PLAN_EXACT,
-        space=store.manifest.space,
-    )
-
-
-def collection_info(store: Store) -> item_pb2.CollectionInfo:
-    """The one collection there is."""
-    manifest, created = store.manifest, Timestamp()
-    created.FromJsonString(manifest.created)
+def collection_info(name: str, store: Store) -> item_pb2.CollectionInfo:
+    """A collection as it is now."""
+    num_products, about, created = len(store), store.about, Timestamp()
+    created.FromJsonString(about.created)
     return item_pb2.CollectionInfo(
-        name=COLLECTION,
-        num_products=manifest.count,
-        space=manifest.space,
-        vector_width=manifest.vector_width,
+        name=name,
+        num_products=num_products,
+        space=about.space,
+        vector_width=about.vector_width,
+        generation=store.generation,
         create_time=created,
     )

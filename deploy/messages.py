@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from deploy.errors import InvalidRequestError, NotFoundError, PreconditionError, RequestError, status_of
-from index.store import Product
-from item.catalog.listing import AttributeValue, Listing, Picture
+from index.product import Product
+from item.catalog.listing import Listing, Picture
 from item.engine.interface import Vectors
 from item.errors import ItemError, ListingError
+from item.results import attribute_message
 from item.v1 import item_pb2
-
-MESSAGE_FIELD = {"title": "text"}  # a listing's field by its name in Input, where they differ
 
 
 def listing_of(message: item_pb2.Input, field: str) -> Listing:
@@ -26,11 +27,6 @@ def listing_of(message: item_pb2.Input, field: str) -> Listing:
         raise InvalidRequestError(field, "is empty; give text, description or image")
     images = (Picture(data=message.image),) if has_image else ()
     return Listing(title=message.text, description=message.description, images=images)
-
-
-def listing_error(error: ListingError, field: str) -> InvalidRequestError:
-    """What is wrong with a listing, said of the input that it came from."""
-    return InvalidRequestError(f"{field}.{MESSAGE_FIELD.get(error.field, error.field)}", error.reason)
 
 
 def vector_of(message: item_pb2.Vector, field: str, *, space: str, width: int) -> Vectors:
@@ -52,7 +48,7 @@ def vector_of(message: item_pb2.Vector, field: str, *, space: str, width: int) -
     return unit(np.frombuffer(message.values, "<f4"), f"{field}.values")
 
 
-def unit(values: Vectors, field: str) -> Vectors:
+def unit(values: npt.NDArray[np.floating[Any]], field: str) -> Vectors:
     """(D,) float32 scaled to unit norm. Raises InvalidRequestError where it has no direction."""
     exact = values.astype(np.float64)
     norm = float(np.linalg.norm(exact))
@@ -72,29 +68,18 @@ def error_message(error: ItemError) -> item_pb2.Error:
     return item_pb2.Error(code=status_of(error), field=field, message=reason)
 
 
-def product_message(product: Product) -> item_pb2.Product:
-    """A stored product."""
+def product_message(product: Product, *, with_description: bool) -> item_pb2.Product:
+    """A stored product; hits come without its description."""
     return item_pb2.Product(
         product_id=product.product_id,
         title=product.title,
+        description=product.description if with_description else "",
         category=product.category,
         group_id=product.group_id,
+        language=product.language,
         attributes={name: attribute_message(value) for name, value in product.attributes.items()},
         images=[item_pb2.Picture(reference=product.image)] if product.image else [],
     )
-
-
-def attribute_message(value: AttributeValue) -> item_pb2.AttributeValue:
-    """An attribute's value by its type."""
-    match value:
-        case bool():
-            return item_pb2.AttributeValue(bool_value=value)
-        case str():
-            return item_pb2.AttributeValue(string_value=value)
-        case list():
-            return item_pb2.AttributeValue(string_list=item_pb2.StringList(values=value))
-        case _:
-            return item_pb2.AttributeValue(number_value=value)
 
 
 def category_message(path: Sequence[str], probabilities: Sequence[float]) -> item_pb2.CategoryPath:

@@ -1,12 +1,15 @@
 """The gRPC server: a model, an index where there is one, health and reflection.
 
     python -m deploy.server --model M                        vectors alone
-    python -m deploy.server --model M --index INDEX          search and categories as well
+    python -m deploy.server --model M --index INDEX          search, categories and writing as well
+    python -m deploy.server --model M --index INDEX --read-only
     python -m deploy.server --model M --index INDEX --variant int8
     python -m deploy.server --model M --index INDEX --host 0.0.0.0 --port 50051
 
-It listens at once and answers UNAVAILABLE, health NOT_SERVING, until model and index are loaded. SIGTERM and SIGINT
-end it gracefully: health says NOT_SERVING, calls in flight get a grace period, the exit status is 0.
+INDEX has a folder for each collection. It listens at once and answers UNAVAILABLE, health NOT_SERVING, until model and
+index are loaded. SIGTERM and SIGINT end it gracefully: health says NOT_SERVING, calls in flight get a grace period, the
+exit status is 0. One process writes to a collection: while another does, as in a rolling restart, this one reads it,
+answers writes UNAVAILABLE, and takes over when that one has ended. Any number of servers may be --read-only beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,12 +28,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from deploy.collections import Collections
 from deploy.errors import Deadline
-from deploy.handlers import Handlers, Limits
+from deploy.handlers import TAKE_OVER_RETRY_S, Handlers, Limits
 from deploy.interceptor import StatusInterceptor
 from deploy.service import ItemService
-from deploy.worker import ModelWorker
-from index.store import Store
+from deploy.worker import Worker
 from item.engine.interface import Engine
 from item.engine.loading import load_engine, warm_up
 from item.errors import ConfigError, ItemError
@@ -41,7 +45,7 @@ SERVICES = ("item.v1.ItemService", "item.v1.AdminService")
 HEALTH_NAMES = ("", SERVICES[0])
 MIB = 2**20
 
-Loaded = tuple[Engine, Store | None]
+Loaded = tuple[Engine, Collections]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +80,12 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
-        self.worker = ModelWorker(config.max_waiting)
-        self.service = ItemService(self.worker)
+        self.worker = Worker("model", config.max_waiting)
+        self.reader = Worker("reader", config.max_waiting)
+        self.service = ItemService(self.worker, self.reader)
+        self.collections = Collections({})
+        self._stopping = asyncio.Event()
+        self._taking_over: asyncio.Task[None] | None = None
         self.health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # its stubs know threads alone
         options = [
             ("grpc.max_receive_message_length", config.limits.max_message_bytes),
@@ -99,20 +107,44 @@ class Server:
 
     async def load(self, load: Callable[[], Loaded]) -> Handlers:
         """Loads model and index in the model's thread, and serves them. Raises what loading raises, and SpaceError."""
-        engine, store = (await self.worker.run(load, Deadline())).result
-        return await self.serve(engine, store)
+        engine, collections = (await self.worker.run(load, Deadline())).result
+        return await self.serve(engine, collections)
 
-    async def serve(self, engine: Engine, store: Store | None) -> Handlers:
-        """Answers from now on. Raises SpaceError for an index of another model."""
-        self.service.handlers = Handlers(engine, store, self.config.limits)
+    async def serve(self, engine: Engine, collections: Collections) -> Handlers:
+        """Answers from now on; `stop` closes the collections. Raises SpaceError for one of another model."""
+        self.collections = collections
+        handlers = Handlers(engine, collections, self.config.limits, read_only=collections.read_only)
+        self.service.handlers = handlers
+        self._taking_over = asyncio.create_task(self._take_over())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        return self.service.handlers
+        return handlers
 
     async def stop(self) -> None:
-        """Takes no further calls, lets those in flight finish within the grace period, ends."""
+        """Takes no further calls, lets those in flight finish within the grace period, closes the collections."""
         await self.health.enter_graceful_shutdown()
         await self.grpc.stop(self.config.grace_s)
-        await asyncio.to_thread(self.worker.close)
+        self._stopping.set()
+        if self._taking_over is not None:
+            await self._taking_over
+        for close in (self.worker.close, self.reader.close, self.collections.close):
+            await asyncio.to_thread(close)
+
+    async def _take_over(self) -> None:
+        """Lets collections be written to as soon as other processes have stopped writing to them."""
+        while awaited := self.collections.awaited():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), TAKE_OVER_RETRY_S)
+                return
+            for name in awaited:
+                try:
+                    before = await asyncio.to_thread(self.collections.take_over, name)
+                except (ItemError, OSError) as error:
+                    logger.error("collection %r cannot be written to: %s", name, error)
+                    continue
+                if before is not None:
+                    await self.worker.drain()  # calls that began before use the store that was replaced
+                    await self.reader.drain()
+                    await asyncio.to_thread(before.close)
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in HEALTH_NAMES:
@@ -126,10 +158,12 @@ class Server:
             raise ConfigError(f"port: cannot listen on {host}:{port}; is it taken? choose another --port") from error
 
 
-async def create_server(config: ServerConfig, engine: Engine, store: Store | None = None) -> tuple[Server, int]:
-    """A server over a loaded engine and index, not started yet, and its port."""
+async def create_server(
+    config: ServerConfig, engine: Engine, collections: Collections | None = None
+) -> tuple[Server, int]:
+    """A server over a loaded engine and collections, which it closes when it stops; not started yet. And its port."""
     server = Server(config)
-    await server.serve(engine, store)
+    await server.serve(engine, Collections({}) if collections is None else collections)
     return server, server.port
 
 
@@ -156,11 +190,11 @@ async def run(config: ServerConfig, load: Callable[[], Loaded]) -> None:
 
 def log_start(host: str, port: int, handlers: Handlers) -> None:
     """One line that says what is served and where."""
-    engine, store = handlers.engine, handlers.store
+    engine = handlers.engine
     logger.info(
-        "serving address=%s:%d engine=%r space=%s width=%d index=%s",
+        "serving address=%s:%d engine=%r space=%s width=%d collections=%s",
         *(host, port, engine.name, engine.space, engine.vector_width),
-        "none" if store is None else f"{len(store)} products",
+        ", ".join(f"{name!r} of {len(store)} products" for name, store in handlers.collections.items()) or "none",
     )
 
 
@@ -171,7 +205,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m deploy.server", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, metavar="M", help="model folder, or hub repository as owner/name")
-    parser.add_argument("--index", type=Path, metavar="DIR", help="index folder (python -m index.build makes one)")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="folder of collections (index.build makes it)")
+    parser.add_argument("--read-only", action="store_true", help="never write to the index; others may")
     parser.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=defaults.port, help="0 takes a free one (%(default)s)")
     parser.add_argument("--variant", metavar="NAME", help="a variant that deploy.export made (full precision)")
@@ -197,10 +232,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def load() -> Loaded:
-        store = None if args.index is None else Store.open(args.index)
-        engine = load_engine(args.model, args.device, args.threads, args.variant)
-        warm_up(engine)
-        return engine, store
+        collections = Collections({}) if args.index is None else Collections.open(args.index, read_only=args.read_only)
+        try:
+            engine = load_engine(args.model, args.device, args.threads, args.variant)
+            warm_up(engine)
+        except BaseException:
+            collections.close()
+            raise
+        return engine, collections
 
     try:
         limits = Limits(max_inputs=args.max_inputs, max_k=args.max_k, max_message_bytes=args.max_message_mib * MIB)

@@ -1,4 +1,4 @@
-"""The one thread that runs the model, and the bounded queue before it."""
+"""A thread that runs calls one after another, and the bounded queue before it."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ class Done(Generic[T]):
     queue_s: float
 
 
-class ModelWorker:
-    """Runs calls one after another in a thread, so that the event loop stays free while the model computes.
+class Worker:
+    """Runs calls one after another in a thread, so that the event loop stays free meanwhile.
 
     A call whose caller has gone or whose deadline has passed is dropped before it begins.
 
     Args:
+        name: of the thread.
         max_waiting: calls that may wait behind the running one; a further one is refused with QueueFullError.
     """
 
-    def __init__(self, max_waiting: int) -> None:
+    def __init__(self, name: str, max_waiting: int) -> None:
         self.max_waiting = max_waiting
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._unfinished = 0
         self._mean_s = FIRST_GUESS_S
 
     async def run(self, call: Callable[[], T], deadline: Deadline, *, admitted: bool = False) -> Done[T]:
-        """Runs a call in its turn; `admitted` skips the bound (the rest of a stream that has begun).
+        """Runs a call in its turn; `admitted` skips the bound: the rest of a stream that has begun, a short reading.
 
         Raises:
             QueueFullError: too many calls are waiting.
@@ -56,6 +57,10 @@ class ModelWorker:
             return await asyncio.wrap_future(self._executor.submit(self._begin, call, deadline, time.perf_counter()))
         finally:
             self._unfinished -= 1
+
+    async def drain(self) -> None:
+        """Waits until the calls that are here now have been answered."""
+        await self.run(lambda: None, Deadline(), admitted=True)
 
     def close(self) -> None:
         """Drops what waits and lets what runs finish."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import sys
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ import pyarrow.parquet as pq
 import torch
 
 from index.files import digest
+from index.generations import NAME
 from index.lease import Lease
 from index.pipeline import Job, embed_catalog, num_cores
 from index.shards import (
@@ -52,7 +52,6 @@ from item.progress import Progress
 
 REFUSED_FILE = "refused.jsonl"
 DEVICES = ("auto", "cpu", "cuda")
-NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class BuildConfig:
                 raise ConfigError(f"{name}: {value} is below 1")
         if self.device not in DEVICES:
             raise ConfigError(f"device: {self.device!r} is none of {', '.join(DEVICES)}")
-        if not re.fullmatch(NAME, self.collection):
+        if not NAME.fullmatch(self.collection) or self.collection in (".", ".."):
             raise ConfigError(f"collection: {self.collection!r}; a name is letters, digits, dots, dashes, underscores")
 
     @property

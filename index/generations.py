@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from item.errors import StoreError
 
 CURRENT = "current.json"
 PREFIX = "generation-"
+NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")  # of a collection, whose folder is called so
 BUILD = "python -m index.build --model M --catalog C --index"
 
 
@@ -30,7 +32,7 @@ def read_generations(folder: Path) -> Generations:
     """Raises StoreError where the folder is no collection, or its file is damaged."""
     path = folder / CURRENT
     if not folder.is_dir():
-        raise StoreError(f"{folder}: no such index folder; build one with: {BUILD} {folder}")
+        raise StoreError(f"{folder}: no such index folder; build one with: {BUILD} {folder.parent}")
     try:
         text = path.read_bytes()
         content = unsealed(text) if SEAL.encode() in text else json.loads(text)  # put right by hand
@@ -41,7 +43,7 @@ def read_generations(folder: Path) -> Generations:
             if (folder / "manifest.json").exists()
             else "not an index, or never finished"
         )
-        raise StoreError(f"{folder}: {reason}; run: {BUILD} {folder}") from error
+        raise StoreError(f"{folder}: {reason}; run: {BUILD} {folder.parent}") from error
     except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
         raise StoreError(
             f"{path}: damaged ({error}); name the newest folder {PREFIX}* in it, or build the index again"

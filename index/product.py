@@ -20,13 +20,15 @@ SCHEMA = pa.schema(
         pa.field("language", pa.string()),
         pa.field("attributes", pa.string(), nullable=False),  # a JSON object
         pa.field("image", pa.string(), nullable=False),
+        pa.field("has_picture", pa.bool_(), nullable=False),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
-    """A product as stored; `image` is the catalogue's reference to its main picture."""
+    """A product as stored. image: the catalogue's reference to its main picture, empty for bytes without a name.
+    has_picture: whether its vector is made of one."""
 
     product_id: str
     title: str = ""
@@ -36,6 +38,7 @@ class Product:
     language: str | None = None
     attributes: dict[str, AttributeValue] = field(default_factory=dict)
     image: str = ""
+    has_picture: bool = False
 
     @classmethod
     def from_listing(cls, listing: Listing) -> Product:
@@ -48,6 +51,7 @@ class Product:
             language=listing.language,
             attributes=dict(listing.attributes),
             image=listing.images[0].reference if listing.images else "",
+            has_picture=bool(listing.images),
         )
 
     def to_json(self) -> str:

@@ -1,14 +1,20 @@
-"""The command `item`: vectors, search and categories from a running server.
+"""The command `item`: vectors, search and categories from a running server, and products written to it.
 
     item info
     item search --text "red canvas shoe" --k 5
+    item search --text "red canvas shoe" --filter 'price<=50' --filter under:Clothing/Shoes --filter brand=Acme
     item search --image shoe.jpg --text "in blue"
     item search --product-id 8123 --json
     item predict --text "red canvas shoe" --under Clothing/Shoes
     item embed --text "red canvas shoe" --output vector.npy
+    item upsert --catalog shop/catalog.jsonl
+    item upsert --catalog prices.jsonl --update attributes.price
+    item delete --catalog discontinued.csv
+    item delete --product-id 8123
 
-The server is localhost:50051 unless --server says otherwise. Prints tables, or JSON with --json. Exit status: 0, or 2
-where the request cannot be answered; the reason is one line on standard error.
+The server is localhost:50051 unless --server says otherwise. Prints tables, or JSON with --json. Exit status: 0; 1
+where rows of a catalogue were refused, a line each on standard error, and all others written or deleted; 2 where the
+request cannot be answered; the reason is one line on standard error.
 """
 
 from __future__ import annotations
@@ -17,19 +23,69 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from item.client import Client
-from item.errors import ConfigError, ItemError
-from item.results import EmbedResult, Info, Input, Prediction, SearchResult, StageTimes
-from item.tables import format_table
+from item.catalog.listing import Listing
+from item.client import ENCODED, Client
+from item.errors import CatalogError, ConfigError, ItemError, ListingError
+from item.results import (
+    EmbedResult,
+    Info,
+    Input,
+    Prediction,
+    SearchResult,
+    StageTimes,
+    WriteResult,
+    category_of,
+    product_message,
+)
+from item.tables import cell_text, format_table
+from item.v1 import item_pb2
+
+if TYPE_CHECKING:
+    from item.catalog.reader import Refused
+
+MAX_ENCODED = 32  # products of one call whose vectors are made: few, since searches wait for it
+FRAME_BYTES = 64 * 2**10  # of a request: its own fields, and a few bytes for each product
+WITHOUT_WORDS = {"title": "-"}  # what an update or a deletion is read with: the reader asks for words or a picture
+
+
+PLACE = re.compile(r"^(row|products\[\d+\]|product_ids\[\d+\])[.:] ?")  # of a row in a message; its line says more
+
+Row = tuple[int, "Listing | Refused"]  # with its line
+Answer = tuple[str, int]  # what is printed, and the exit status
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedRow:
+    """A row that was not written or deleted; `reason` names the field."""
+
+    line: int
+    product_id: str
+    reason: str
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class WriteReport:
+    """What became of rows; `done` of them were written or deleted, `created` of these are new products."""
+
+    done: int = 0
+    created: int = 0
+    refused: list[RefusedRow] = dataclasses.field(default_factory=list)
+
+    def refuse(self, line: int, product_id: str, reason: str) -> None:
+        """Remembers a row, and says so."""
+        self.refused.append(RefusedRow(line=line, product_id=product_id, reason=reason))
+        print(cell_text(f"line {line}, {product_id!r}: {reason}"), file=sys.stderr)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,6 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
     every.add_argument("--server", default="localhost:50051", metavar="HOST:PORT", help="(%(default)s)")
     every.add_argument("--timeout-s", type=float, default=30.0, metavar="S", help="seconds to wait (%(default)s)")
     every.add_argument("--json", action="store_true", help="print JSON")
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("--collection", default="", metavar="NAME", help="(default)")
     content = argparse.ArgumentParser(add_help=False)
     content.add_argument("--text", default="", help="words")
     content.add_argument("--image", type=Path, metavar="FILE", help="a picture")
@@ -51,16 +109,39 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--output", type=Path, metavar="FILE.npy", help="write the vector, (1, D) float32")
     embed.set_defaults(run=run_embed)
 
-    search = commands.add_parser("search", parents=[content, every], help="the closest products")
+    search = commands.add_parser("search", parents=[content, data, every], help="the closest products")
     search.add_argument("--product-id", default="", metavar="ID", help="products like this one")
     search.add_argument("--k", type=int, default=10, help="number of hits (%(default)s)")
+    search.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="name=value, name<=number, <, >=, > (in quotes) or under:A/B; may be repeated: all have to hold",
+    )
     search.add_argument("--leave-out", action="append", default=[], metavar="ID", help="never a hit; may be repeated")
     search.set_defaults(run=run_search)
 
-    predict = commands.add_parser("predict", parents=[content, every], help="the most probable categories")
+    predict = commands.add_parser("predict", parents=[content, data, every], help="the most probable categories")
     predict.add_argument("--top-k", type=int, default=5, help="number of categories (%(default)s)")
     predict.add_argument("--under", default="", metavar="A/B", help="only categories under this one")
     predict.set_defaults(run=run_predict)
+
+    upsert = commands.add_parser("upsert", parents=[data, every], help="add products, or replace known ones")
+    upsert.add_argument("--catalog", type=Path, required=True, metavar="C", help="catalogue file, or its folder")
+    upsert.add_argument(
+        "--update",
+        default="",
+        metavar="FIELDS",
+        help="write only these of stored products: title,attributes.price (all of them)",
+    )
+    upsert.set_defaults(run=run_upsert)
+
+    delete = commands.add_parser("delete", parents=[data, every], help="delete products")
+    which = delete.add_mutually_exclusive_group(required=True)
+    which.add_argument("--catalog", type=Path, metavar="C", help="file with a column product_id, or its folder")
+    which.add_argument("--product-id", action="append", metavar="ID", help="may be repeated")
+    delete.set_defaults(run=run_delete)
 
     info = commands.add_parser("info", parents=[every], help="what the server serves")
     info.set_defaults(run=run_info)
@@ -72,17 +153,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         with Client(args.server, timeout_s=args.timeout_s) as client:
-            print(args.run(client, args))
+            text, status = args.run(client, args)
+            print(text)
             sys.stdout.flush()
     except ItemError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of a pipe has left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+    return int(status)
 
 
-def run_embed(client: Client, args: argparse.Namespace) -> str:
+def run_embed(client: Client, args: argparse.Namespace) -> Answer:
     """`item embed`"""
     result = client.embed([Input(text=args.text, image=args.image)], dimensions=args.dimensions)
     if result.errors:
@@ -92,36 +178,183 @@ def run_embed(client: Client, args: argparse.Namespace) -> str:
     vector = result.vectors[0]
     if args.json:
         shown = None if args.output is not None else vector.tolist()
-        return as_json({"space": result.space, "dimensions": len(vector), "vector": shown, "times": result.times})
+        return as_json({"space": result.space, "dimensions": len(vector), "vector": shown, "times": result.times}), 0
     first = " ".join(f"{value:+.4f}" for value in vector[:8])
     rows = [["dimensions", str(len(vector))], ["space", result.space], ["first values", f"{first} ..."]]
     if args.output is not None:
         rows.append(["written to", str(args.output)])
-    return f"{table(['vector', ''], rows)}\n{time_line(result.times)}"
+    return f"{table(['vector', ''], rows)}\n{time_line(result.times)}", 0
 
 
-def run_search(client: Client, args: argparse.Namespace) -> str:
+def run_search(client: Client, args: argparse.Namespace) -> Answer:
     """`item search`"""
     (result,) = client.search(
-        text=args.text, image=args.image, product_id=args.product_id, k=args.k, leave_out=args.leave_out
+        text=args.text,
+        image=args.image,
+        product_id=args.product_id,
+        k=args.k,
+        filter=args.filter,
+        leave_out=args.leave_out,
+        collection=args.collection,
     )
-    return as_json(result) if args.json else search_table(result)
+    return as_json(result) if args.json else search_table(result), 0
 
 
-def run_predict(client: Client, args: argparse.Namespace) -> str:
+def run_predict(client: Client, args: argparse.Namespace) -> Answer:
     """`item predict`"""
-    start = [level for level in args.under.split("/") if level]
     inputs = [Input(text=args.text, image=args.image)]
-    (prediction,) = client.predict(inputs, top_k=args.top_k, start_category=start)
+    (prediction,) = client.predict(
+        inputs, top_k=args.top_k, start_category=category_of(args.under), collection=args.collection
+    )
     if prediction.error is not None:
         raise prediction.error
-    return as_json(prediction) if args.json else prediction_table(prediction)
+    return as_json(prediction) if args.json else prediction_table(prediction), 0
 
 
-def run_info(client: Client, args: argparse.Namespace) -> str:
+def run_upsert(client: Client, args: argparse.Namespace) -> Answer:
+    """`item upsert`"""
+    update = [path.strip() for path in args.update.split(",")] if args.update else None
+    encodes = update is None or not ENCODED.isdisjoint(update)
+    limits = client.info().limits
+    report = write_rows(
+        catalog_rows(args.catalog, ids_suffice=not encodes),
+        partial(product_message, field="row", with_picture=encodes),
+        partial(client.upsert, update=update, collection=args.collection),
+        max_rows=min(MAX_ENCODED, limits.max_inputs) if encodes else limits.max_inputs,
+        max_bytes=limits.max_message_bytes - FRAME_BYTES,
+    )
+    return write_answer(report, f"{report.done:,} products written, {report.created:,} of them new", args)
+
+
+def run_delete(client: Client, args: argparse.Namespace) -> Answer:
+    """`item delete`"""
+
+    def send(products: Sequence[item_pb2.Product]) -> list[WriteResult]:
+        return client.delete([product.product_id for product in products], collection=args.collection)
+
+    given = [Listing(product_id=one) for one in args.product_id or ()]
+    limits = client.info().limits
+    report = write_rows(
+        enumerate(given, start=1) if given else catalog_rows(args.catalog, ids_suffice=True),
+        lambda listing: item_pb2.Product(product_id=listing.product_id),
+        send,
+        max_rows=limits.max_inputs,
+        max_bytes=limits.max_message_bytes - FRAME_BYTES,
+    )
+    return write_answer(report, f"{report.done:,} products deleted", args)
+
+
+def run_info(client: Client, args: argparse.Namespace) -> Answer:
     """`item info`"""
     info = client.info()
-    return as_json(info) if args.json else info_table(info, args.server)
+    return as_json(info) if args.json else info_table(info, args.server), 0
+
+
+def catalog_rows(path: Path, *, ids_suffice: bool) -> Iterator[Row]:
+    """The rows of a catalogue, with progress. They are read twice, so that a file that cannot be read to its end is
+    found before anything is written.
+
+    ids_suffice: rows need neither words nor a picture.
+
+    Raises:
+        CatalogError: the file cannot be read at all.
+        ConfigError: what reads catalogues is not installed.
+    """
+    try:
+        from item.catalog.reader import iterate_rows
+        from item.progress import Progress
+    except ImportError as error:
+        raise ConfigError(
+            f"catalog: reading one needs {error.name}; pip install 'item-embeddings[programs]'"
+        ) from error
+    read = rows_with_ids if ids_suffice else iterate_rows
+    progress = Progress("sending", sum(1 for _ in read(path)), "rows")
+    for row in read(path):
+        yield row
+        progress.update()
+    progress.close()
+
+
+def rows_with_ids(path: Path) -> Iterator[Row]:
+    """As `item.catalog.reader.iterate_rows`, of rows that need neither words nor a picture."""
+    from item.catalog.files import READERS
+    from item.catalog.reader import Refused, find_catalog
+    from item.catalog.rows import parse_listing
+
+    file = find_catalog(path)
+    try:
+        for line, row in READERS[file.suffix.lower()](file):
+            try:
+                if isinstance(row, ListingError):
+                    raise row
+                yield line, dataclasses.replace(parse_listing({**row, **WITHOUT_WORDS}, folder=file.parent), title="")
+            except ListingError as error:
+                yield line, Refused(line=line, product_id="", field=error.field, reason=error.reason)
+    except OSError as error:
+        raise CatalogError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def write_rows(
+    rows: Iterable[Row],
+    message: Callable[[Listing], item_pb2.Product],
+    send: Callable[[Sequence[item_pb2.Product]], list[WriteResult]],
+    *,
+    max_rows: int,
+    max_bytes: int,
+) -> WriteReport:
+    """Sends rows as messages in batches of at most so many rows and bytes."""
+    report = WriteReport()
+    for batch in batches(usable_rows(rows, message, max_bytes, report), max_rows, max_bytes):
+        results = send([product for _, product in batch])
+        for (line, _), result in zip(batch, results, strict=True):
+            if result.error is None:
+                report.done += 1
+                report.created += result.created
+            else:
+                report.refuse(line, result.product_id, PLACE.sub("", result.error.details))
+    return report
+
+
+def usable_rows(
+    rows: Iterable[Row], message: Callable[[Listing], item_pb2.Product], max_bytes: int, report: WriteReport
+) -> Iterator[tuple[int, item_pb2.Product]]:
+    """The rows that can be sent, as messages with their lines; the others are reported."""
+    for line, row in rows:
+        if not isinstance(row, Listing):
+            report.refuse(line, row.product_id, f"{row.field}: {row.reason}")
+            continue
+        try:
+            product = message(row)
+        except ConfigError as error:
+            report.refuse(line, row.product_id, PLACE.sub("", str(error)))
+            continue
+        if (size := product.ByteSize()) > max_bytes:
+            report.refuse(line, row.product_id, f"{size:,} bytes; the server takes up to {max_bytes:,} at once")
+        else:
+            yield line, product
+
+
+def batches(
+    rows: Iterable[tuple[int, item_pb2.Product]], max_rows: int, max_bytes: int
+) -> Iterator[list[tuple[int, item_pb2.Product]]]:
+    """Consecutive rows together, as many as fit."""
+    batch: list[tuple[int, item_pb2.Product]] = []
+    num_bytes = 0
+    for line, product in rows:
+        size = product.ByteSize()
+        if batch and (len(batch) == max_rows or num_bytes + size > max_bytes):
+            yield batch
+            batch, num_bytes = [], 0
+        batch.append((line, product))
+        num_bytes += size
+    if batch:
+        yield batch
+
+
+def write_answer(report: WriteReport, summary: str, args: argparse.Namespace) -> Answer:
+    """What was done; status 1 where rows were refused."""
+    refused = f"; {len(report.refused):,} rows refused" if report.refused else ""
+    return as_json(report) if args.json else f"{summary}{refused}", 1 if report.refused else 0
 
 
 def search_table(result: SearchResult) -> str:

@@ -1,9 +1,9 @@
-"""The client of a running server: vectors, search, categories.
+"""The client of a running server: vectors, search, categories, writing.
 
 from item import Client
 
 with Client("localhost:50051") as client:
-    (result,) = client.search(text="red canvas shoe", k=5)
+    (result,) = client.search(text="red canvas shoe", filter=["price<=20"], k=5)
     for hit in result.hits:
         print(f"{hit.score:.3f}", hit.product_id, hit.title)
 """
@@ -19,9 +19,12 @@ from types import TracebackType
 from typing import TypeVar
 
 import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 
+from item.catalog.listing import Listing
 from item.errors import ConfigError, ServiceError
 from item.results import (
+    Conditions,
     EmbedResult,
     Info,
     Input,
@@ -32,7 +35,9 @@ from item.results import (
     SearchResult,
     StageTimes,
     Vectors,
+    WriteResult,
     error_of,
+    product_message,
     values_of,
 )
 from item.v1 import item_pb2, item_pb2_grpc
@@ -43,6 +48,7 @@ Response = TypeVar("Response")
 PUSHBACK = "grpc-retry-pushback-ms"
 CONNECT_ATTEMPTS = 5
 FIRST_BACKOFF_S = 0.1
+ENCODED = frozenset({"title", "description", "images"})  # fields of a product that its vector is made of
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),  # the server knows its limit
     ("grpc.max_receive_message_length", -1),
@@ -55,8 +61,9 @@ CHANNEL_OPTIONS = [
 class Client:
     """A connection to one server, shared safely by threads; a context manager.
 
-    A call that finds the server busy or loading comes again when the server says so, until its time is up; one that
-    finds no server tries a few times, ever more slowly. Inputs are strings (words) or `Input`.
+    A call that finds the server busy, loading or waiting to write comes again when the server says so, until its time
+    is up; one that finds no server tries a few times, ever more slowly. Inputs are strings (words) or `Input`. An empty
+    `collection` is the one named default.
 
     Args:
         address: host and port.
@@ -135,20 +142,24 @@ class Client:
         vector: Vectors | None = None,
         space: str = "",
         k: int = 10,
+        filter: Conditions = (),  # noqa: A002
         leave_out: Collection[str] = (),
+        collection: str = "",
     ) -> list[SearchResult]:
         """The `k` products closest to each query, one result for each.
 
-        One query is given by keyword: words and/or a picture, or a stored product, or a (D,) vector with its space.
-        If it is refused, that is raised. Several are given as `queries`, each with its own `leave_out`; a refused
-        one has its `error` set.
+        One query is given by keyword: words and/or a picture, or a stored product, or a (D,) vector with its space; its
+        hits pass `filter`, for instance ``["price<=20", "under:Home"]`` (`item.results.filter_message`). If it is
+        refused, that is raised. Several are given as `queries`, each with its own filter and `leave_out`; a refused one
+        has its `error` set.
         """
-        if queries and (text or image is not None or product_id or vector is not None or leave_out):
+        if queries and (text or image is not None or product_id or vector is not None or filter or leave_out):
             raise ConfigError("queries: give queries, or one query by keyword, not both")
         one = Part(text=text, image=image, product_id=product_id, vector=vector, space=space)
-        asked = as_queries(queries) if queries else [Query(parts=[one], leave_out=leave_out)]
+        asked = as_queries(queries) if queries else [Query(parts=[one], filter=filter, leave_out=leave_out)]
         messages = [query.query_message(f"queries[{row}]") for row, query in enumerate(asked)]
-        response = self._call(self._stub.Search, item_pb2.SearchRequest(queries=messages, k=k))
+        request = item_pb2.SearchRequest(collection=collection, queries=messages, k=k)
+        response = self._call(self._stub.Search, request)
         times = StageTimes.of(response.times)
         results = [SearchResult.of(result, times) for result in response.results]
         if not queries and results[0].error is not None:
@@ -156,19 +167,59 @@ class Client:
         return results
 
     def predict(
-        self, inputs: Sequence[str | Input], *, top_k: int = 5, start_category: Sequence[str] = ()
+        self,
+        inputs: Sequence[str | Input],
+        *,
+        top_k: int = 5,
+        start_category: Sequence[str] = (),
+        collection: str = "",
     ) -> list[Prediction]:
         """The `top_k` most probable category paths of each input, among those under `start_category`."""
         request = item_pb2.PredictCategoryRequest(
-            inputs=input_messages(inputs), top_k=top_k, start_category=start_category
+            collection=collection, inputs=input_messages(inputs), top_k=top_k, start_category=start_category
         )
         response = self._call(self._stub.PredictCategory, request)
         times = StageTimes.of(response.times)
         return [Prediction.of(prediction, times) for prediction in response.predictions]
 
-    def product(self, product_id: str) -> Product:
+    def upsert(
+        self,
+        products: Sequence[Listing | item_pb2.Product],
+        *,
+        update: Sequence[str] | None = None,
+        collection: str = "",
+    ) -> list[WriteResult]:
+        """Writes up to `Info.limits.max_inputs` products: new ones are added, known ones replaced.
+
+        A result without error means that the product is stored durably. With `update` only these fields are written,
+        for instance ``["title", "attributes.price"]``, and the products must be there; pictures are sent only where a
+        vector is made anew.
+        """
+        if isinstance(update, str):
+            raise ConfigError(f"update: {update!r} is one string; give a list: [{update!r}]")
+        with_picture = update is None or not ENCODED.isdisjoint(update)
+        request = item_pb2.UpsertProductsRequest(
+            collection=collection,
+            products=[
+                product_message(one, f"products[{row}]", with_picture=with_picture) for row, one in enumerate(products)
+            ],
+            update_mask=None if update is None else FieldMask(paths=update),
+        )
+        return [WriteResult.of(one) for one in self._call(self._stub.UpsertProducts, request).results]
+
+    def delete(self, product_ids: Sequence[str], *, collection: str = "") -> list[WriteResult]:
+        """Deletes up to `Info.limits.max_inputs` products; a result without error means that it is gone durably.
+
+        Where the connection was lost and the call was repeated, what the first one deleted is NOT_FOUND.
+        """
+        if isinstance(product_ids, str):
+            raise ConfigError(f"product_ids: {product_ids!r} is one string; give a list: [{product_ids!r}]")
+        request = item_pb2.DeleteProductsRequest(collection=collection, product_ids=product_ids)
+        return [WriteResult.of(one) for one in self._call(self._stub.DeleteProducts, request).results]
+
+    def product(self, product_id: str, *, collection: str = "") -> Product:
         """A stored product."""
-        request = item_pb2.GetProductRequest(product_id=product_id)
+        request = item_pb2.GetProductRequest(collection=collection, product_id=product_id)
         return Product.of(self._call(self._stub.GetProduct, request).product)
 
     def _call(

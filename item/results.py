@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -12,12 +14,18 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from item.catalog.listing import AttributeValue
+from item.catalog.listing import AttributeValue, Listing
 from item.errors import ConfigError, ServiceError
 from item.v1 import item_pb2
 
 Vectors = npt.NDArray[np.float32]
+Conditions = Sequence[str] | item_pb2.Filter  # see `filter_message`
 CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+CONDITION = re.compile(r"\s*(?P<name>[^<>=]*[^<>=\s])\s*(?P<sign><=|>=|<|>|=)\s*(?P<value>[^<>=\s].*?)\s*", re.DOTALL)
+BOUNDS = {"<=": "at_most", "<": "below", ">=": "at_least", ">": "above"}
+UNDER = "under:"
+BOOLEANS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +75,32 @@ class Part(Input):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What to look for: the weighted sum of its parts; `leave_out` are ids that are never hits."""
+    """What to look for: the weighted sum of its parts, drawn to positive examples and away from negative ones.
 
-    parts: Sequence[Part]
+    Positive examples need no parts. Hits pass `filter`: all conditions of a list, for instance
+    ``["price<=20", "under:Home"]`` (`filter_message`), or a message of the contract. `leave_out` are ids that are never
+    hits.
+    """
+
+    parts: Sequence[Part] = ()
+    positive_examples: Sequence[Part] = ()
+    negative_examples: Sequence[Part] = ()
+    filter: Conditions = ()
     leave_out: Collection[str] = ()
 
     def query_message(self, field: str) -> item_pb2.Query:
-        """As a message. Raises ConfigError as its parts do."""
-        parts = [part.part_message(f"{field}.parts[{number}]") for number, part in enumerate(self.parts)]
-        return item_pb2.Query(parts=parts, leave_out_ids=self.leave_out)
+        """As a message. Raises ConfigError as its parts and `filter_message` do."""
+
+        def messages(name: str) -> list[item_pb2.QueryPart]:
+            return [part.part_message(f"{field}.{name}[{number}]") for number, part in enumerate(getattr(self, name))]
+
+        return item_pb2.Query(
+            parts=messages("parts"),
+            positive_examples=messages("positive_examples"),
+            negative_examples=messages("negative_examples"),
+            filter=filter_message(self.filter, f"{field}.filter"),
+            leave_out_ids=self.leave_out,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,12 +147,17 @@ class EmbedResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
-    """A stored product; `image` is the catalogue's reference to its main picture, empty without one."""
+    """A stored product; `image` is the catalogue's reference to its main picture, empty without one.
+
+    Hits come without description.
+    """
 
     product_id: str
     title: str
+    description: str
     category: tuple[str, ...]
     group_id: str | None
+    language: str | None
     attributes: dict[str, AttributeValue]
     image: str
 
@@ -164,6 +194,26 @@ class SearchResult:
             plan=enum_name(item_pb2.SearchPlan.Name(message.plan), "SEARCH_PLAN_"),
             space=message.space,
             times=times,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteResult:
+    """What became of a product that was to be written or deleted; `error` says why nothing changed.
+
+    `created`: whether it was not there before.
+    """
+
+    product_id: str
+    error: ServiceError | None
+    created: bool = False
+
+    @classmethod
+    def of(cls, message: item_pb2.UpsertResult | item_pb2.DeleteResult) -> WriteResult:
+        return cls(
+            product_id=message.product_id,
+            error=error_of(message.error) if message.HasField("error") else None,
+            created=isinstance(message, item_pb2.UpsertResult) and message.created,
         )
 
 
@@ -209,12 +259,13 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionInfo:
-    """A collection that can be searched; `created` says when what is searched was built."""
+    """A collection that can be searched; `created` says when the generation that is searched was built."""
 
     name: str
     num_products: int
     space: str
     vector_width: int
+    generation: str
     created: datetime
 
 
@@ -257,6 +308,7 @@ class Info:
                     num_products=one.num_products,
                     space=one.space,
                     vector_width=one.vector_width,
+                    generation=one.generation,
                     created=one.create_time.ToDatetime(UTC),
                 )
                 for one in message.collections
@@ -281,8 +333,10 @@ def product_fields(message: item_pb2.Product) -> dict[str, Any]:
     return {
         "product_id": message.product_id,
         "title": message.title,
+        "description": message.description,
         "category": tuple(message.category),
         "group_id": message.group_id if message.HasField("group_id") else None,
+        "language": message.language if message.HasField("language") else None,
         "attributes": {name: attribute_of(value) for name, value in message.attributes.items()},
         "image": message.images[0].reference if message.images else "",
     }
@@ -299,6 +353,100 @@ def attribute_of(message: item_pb2.AttributeValue) -> AttributeValue:
             return message.bool_value
         case _:
             return message.string_value
+
+
+def attribute_message(value: AttributeValue) -> item_pb2.AttributeValue:
+    """An attribute's value by its type."""
+    match value:
+        case bool():
+            return item_pb2.AttributeValue(bool_value=value)
+        case str():
+            return item_pb2.AttributeValue(string_value=value)
+        case list():
+            return item_pb2.AttributeValue(string_list=item_pb2.StringList(values=value))
+        case _:
+            return item_pb2.AttributeValue(number_value=value)
+
+
+def product_message(listing: Listing | item_pb2.Product, field: str, *, with_picture: bool = True) -> item_pb2.Product:
+    """A listing with its main picture as a message; a message as it is.
+
+    Raises:
+        ConfigError: with the field: a picture that cannot be read, or a value that is none of the contract's.
+    """
+    if isinstance(listing, item_pb2.Product):
+        return listing
+    picture = listing.images[0] if listing.images and with_picture else None
+    try:
+        return item_pb2.Product(
+            product_id=listing.product_id,
+            title=listing.title,
+            description=listing.description,
+            category=listing.category,
+            group_id=listing.group_id,
+            language=listing.language,
+            attributes={name: attribute_message(value) for name, value in listing.attributes.items()},
+            images=[item_pb2.Picture(data=read_image(picture.path or picture.data), reference=picture.reference)]
+            if picture
+            else [],
+        )
+    except OSError as error:
+        raise ConfigError(f"{field}.image: {error.filename} cannot be read: {error.strerror}") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{field}: {error}") from error
+
+
+def filter_message(conditions: Conditions, field: str) -> item_pb2.Filter | None:
+    """Conditions that all have to hold, as a message; None for none. Raises ConfigError for what is no condition.
+
+    `colour=red`, `size=42`, `new=true`: an attribute equals a text, or the number or boolean that it reads as, or is a
+    list that contains the text. `price<=20`, `price<20`, `price>=5`, `price>5`: a number lies within a range.
+    `under:Home/Mugs`: the category is this one or lies under it.
+    """
+    if isinstance(conditions, item_pb2.Filter):
+        return conditions
+    if isinstance(conditions, str):
+        raise ConfigError(f"{field}: {conditions!r} is one string; give a list: [{conditions!r}]")
+    filters = [condition_message(one, field) for one in conditions]
+    if len(filters) > 1:
+        return item_pb2.Filter(all=item_pb2.FilterList(filters=filters))
+    return filters[0] if filters else None
+
+
+def condition_message(text: str, field: str) -> item_pb2.Filter:
+    """One condition of `filter_message`."""
+    if text.startswith(UNDER) and (category := category_of(text.removeprefix(UNDER))):
+        return item_pb2.Filter(under=item_pb2.UnderFilter(category=category))
+    found = CONDITION.fullmatch(text)
+    if found is None or text.startswith(UNDER):
+        raise ConfigError(
+            f"{field}: {text!r} is no condition; give name=value, name<=number, name<number, name>=number, name>number "
+            f"or {UNDER}A/B"
+        )
+    name, sign, value = found["name"], found["sign"], found["value"]
+    number = finite_number(value)
+    if sign == "=":
+        readings = [value, number, BOOLEANS.get(value.lower())]
+        values = [attribute_message(one) for one in readings if one is not None]
+        kind: dict[str, Any] = {"in": item_pb2.InFilter(attribute=name, values=values)}  # a keyword of Python's
+        return item_pb2.Filter(**kind)
+    if number is None:
+        raise ConfigError(f"{field}: {text!r}: {value!r} is no finite number; {sign} compares numbers")
+    return item_pb2.Filter(range=item_pb2.RangeFilter(attribute=name, **{BOUNDS[sign]: number}))
+
+
+def category_of(text: str) -> list[str]:
+    """The levels of `A/B`; a slash at either end says nothing."""
+    return [level for level in text.split("/") if level]
+
+
+def finite_number(text: str) -> float | None:
+    """The number that a text is, or None."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def enum_name(name: str, prefix: str) -> str:

@@ -47,7 +47,7 @@ def engine(folders: tuple[Path, Path]) -> Engine:
 @pytest.fixture(scope="module")
 def client(folders: tuple[Path, Path], engine: Engine) -> Iterator[Client]:
     hosting = Hosting()
-    server = hosting.serve(engine, Store.open(folders[1]))
+    server = hosting.serve(engine, folders[1], read_only=True)
     with Client(f"127.0.0.1:{server.port}") as client:
         yield client
     hosting.close()
@@ -65,12 +65,12 @@ def test_library_job_and_service_agree(
 ) -> None:
     listings = read_catalog(catalog_folder).listings
     library = engine.encode(listings).vectors
-    store = Store.open(folders[1])
+    store = Store.open(folders[1] / "default")
     stored = [store.vector(listing.product_id) for listing in listings]
     assert len(store) == len(listings)
     np.testing.assert_allclose(np.array(stored), library, atol=TOLERANCE)
     served = client.embed([as_input(listing) for listing in reversed(listings)])
-    assert served.space == engine.space == store.manifest.space
+    assert served.space == engine.space == store.about.space
     np.testing.assert_allclose(served.vectors[::-1], library, atol=TOLERANCE)
     assert np.abs(np.diff(library, axis=0)).max(axis=1).min() > TOLERANCE  # neighbours do differ
 

@@ -1,12 +1,14 @@
-"""A small real model, an index that it built, and servers over both."""
+"""A small real model, an index of what it encoded, and servers over both."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from deploy.server import Server
 from index.store import Store
 from item.engine.interface import Engine
 from item.engine.loading import load_engine
@@ -29,16 +31,23 @@ def served_engine(served_model: Path) -> Engine:
 
 @pytest.fixture(scope="session")
 def served_index(served_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index folder of the 30 products of `tests.deploy.serving.shop`."""
+    """An index folder with the 30 products of `tests.deploy.serving.shop`; no test writes to it."""
     folder = tmp_path_factory.mktemp("index")
     write_index(folder, served_engine, shop())
     return folder
 
 
 @pytest.fixture(scope="session")
-def served_store(served_index: Path) -> Store:
-    """The open index."""
-    return Store.open(served_index)
+def served_store(served_index: Path) -> Iterator[Store]:
+    """Its collection, open to read."""
+    with Store.open(served_index / "default") as store:
+        yield store
+
+
+@pytest.fixture
+def own_index(served_index: Path, tmp_path: Path) -> Path:
+    """A copy of the index folder that a test may write to."""
+    return shutil.copytree(served_index, tmp_path / "index")
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +58,15 @@ def hosting() -> Iterator[Hosting]:
     hosting.close()
 
 
+@pytest.fixture
+def own_server(hosting: Hosting, served_engine: Engine, own_index: Path) -> Iterator[Server]:
+    """A server over an index that the test may write to."""
+    server = hosting.serve(served_engine, own_index)
+    yield server
+    hosting.run(server.stop())
+
+
 @pytest.fixture(scope="session")
-def address(hosting: Hosting, served_engine: Engine, served_store: Store) -> str:
-    """The address of a server over the tiny model and its index."""
-    return f"127.0.0.1:{hosting.serve(served_engine, served_store).port}"
+def address(hosting: Hosting, served_engine: Engine, served_index: Path) -> str:
+    """The address of a server over the tiny model and the index that no test writes to."""
+    return f"127.0.0.1:{hosting.serve(served_engine, served_index, read_only=True).port}"

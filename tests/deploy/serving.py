@@ -1,23 +1,28 @@
-"""A tiny real model, an index that it built, and a server over both."""
+"""A tiny real model, an index of what it encoded, and servers over both."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import queue
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 
+from deploy.collections import DEFAULT, Collections
 from deploy.server import Server, ServerConfig, create_server
-from index.store import Block, Product, Store, product_table, write_store
+from index.product import Product
+from index.store import Store
+from index.truth import About
 from item.catalog.listing import Listing, Picture
-from item.engine.interface import Engine
+from item.engine.interface import Encoded, Engine, Vectors
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
+from item.preprocessing.prepared import Prepared
 from item.preprocessing.preprocessor import Preprocessor, PreprocessorConfig
 from item.preprocessing.words import train_tokenizer
 
@@ -83,21 +88,43 @@ def write_model(folder: Path) -> None:
     preprocessor.save_pretrained(folder)
 
 
-def write_index(folder: Path, engine: Engine, listings: list[Listing]) -> None:
-    """An index folder of some listings."""
-    block = Block(
-        vectors=engine.encode(listings).vectors,
-        products=product_table([Product.from_listing(listing) for listing in listings]),
-    )
-    write_store(
-        folder,
-        iter([block]),
-        space=engine.space,
-        model="tiny",
-        engine=engine.name,
-        catalog="shop",
-        vector_width=engine.vector_width,
-    )
+def write_index(index: Path, engine: Engine, listings: list[Listing], collection: str = DEFAULT) -> None:
+    """A collection of some listings in an index folder."""
+    about = About(space=engine.space, vector_width=engine.vector_width, model="tiny", engine=engine.name)
+    products = [Product.from_listing(listing) for listing in listings]
+    blocks = [(products, engine.encode(listings).vectors)] if listings else []
+    Store.create(index / collection, about, blocks).close()
+
+
+class RecordingEngine:
+    """An engine that remembers the titles that it was asked to encode, call by call."""
+
+    def __init__(self, inner: Engine) -> None:
+        self.inner = inner
+        self.name, self.space, self.vector_width = inner.name, inner.space, inner.vector_width
+        self.variant, self.preprocessor = inner.variant, inner.preprocessor
+        self.calls: list[list[str]] = []
+
+    def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
+        self.calls.append([listing.title for listing in listings])
+        return self.inner.encode(listings, adapter)
+
+    def encode_prepared(self, prepared: Sequence[Prepared]) -> Vectors:
+        return self.inner.encode_prepared(prepared)
+
+
+class GatedEngine(RecordingEngine):
+    """An engine that begins each encoding only when the test lets it, and says what it was asked."""
+
+    def __init__(self, inner: Engine) -> None:
+        super().__init__(inner)
+        self.gate = threading.Semaphore(0)
+        self.begun: queue.Queue[list[str]] = queue.Queue()
+
+    def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
+        self.begun.put([listing.title for listing in listings])
+        assert self.gate.acquire(timeout=20)
+        return super().encode(listings, adapter)
 
 
 class Hosting:
@@ -113,11 +140,12 @@ class Hosting:
         """Runs a coroutine in the loop and waits for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout_s)
 
-    def serve(self, engine: Engine, store: Store | None = None, **config: Any) -> Server:
-        """A started server on a free port."""
+    def serve(self, engine: Engine, index: Path | None = None, *, read_only: bool = False, **config: Any) -> Server:
+        """A started server on a free port, over the collections of an index folder."""
+        collections = None if index is None else Collections.open(index, read_only=read_only)
 
         async def start() -> Server:
-            server, _ = await create_server(ServerConfig(**{"port": 0, **config}), engine, store)
+            server, _ = await create_server(ServerConfig(**{"port": 0, **config}), engine, collections)
             await server.start()
             return server
 

@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.categories import closest_voters, predict, ranked_paths
-from index.store import Block, Product, Store, product_table, write_store
+from deploy.errors import Deadline
+from index.product import Product
+from index.store import Store
+from index.truth import About
 from item.neighbours import leaf
 
 PATHS = st.lists(st.sampled_from("ABC"), min_size=1, max_size=3).map(tuple)
@@ -19,26 +22,22 @@ PATHS = st.lists(st.sampled_from("ABC"), min_size=1, max_size=3).map(tuple)
 def store_of(folder: Path, categories: list[tuple[str, ...]]) -> Store:
     """Products at growing angles to the first axis, the closest first."""
     angles = np.linspace(0.01, 1.4, len(categories))
-    products = [
-        Product(product_id=str(row), title="", category=path, group_id=None, attributes={}, image="")
-        for row, path in enumerate(categories)
-    ]
+    products = [Product(product_id=str(row), category=path) for row, path in enumerate(categories)]
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    blocks = iter([Block(vectors=vectors, products=product_table(products))])
-    write_store(folder, blocks, space="0" * 64, model="M", engine="E", catalog="C", vector_width=2)
-    return Store.open(folder)
+    return Store.create(folder, About(space="0" * 64, vector_width=2), [(products, vectors)])
 
 
 FIRST_AXIS = np.array([1, 0], np.float32)
+FOREVER = Deadline()
 
 
 def test_the_five_closest_with_a_category_vote(tmp_path: Path) -> None:
     store = store_of(tmp_path, [(), ("A", "x"), ("A", "x"), (), ("A", "y"), ("B",), ("A", "x"), ("C",), ("C",)])
-    voters = closest_voters(store, FIRST_AXIS, ())
+    voters = closest_voters(store, FIRST_AXIS, (), FOREVER)
     assert [path for path, _ in voters] == [("A", "x"), ("A", "x"), ("A", "y"), ("B",), ("A", "x")]
     cosines = [similarity for _, similarity in voters]
     assert cosines == sorted(cosines, reverse=True)
-    prediction = predict(store, FIRST_AXIS, 2, ())
+    prediction = predict(store, FIRST_AXIS, 2, (), FOREVER)
     best, second = prediction.paths
     assert [level.name for level in best.levels] == ["A", "x"]
     share = sum(cosines[row] for row in (0, 1, 4)) / sum(cosines)
@@ -48,14 +47,15 @@ def test_the_five_closest_with_a_category_vote(tmp_path: Path) -> None:
 
 
 def test_voters_far_away_are_found_when_none_is_close(tmp_path: Path) -> None:
-    store = store_of(tmp_path, [("A",)] * 100 + [()] * 50 + [("B", "z")])
-    assert [path for path, _ in closest_voters(store, FIRST_AXIS, ("B",))] == [("B", "z")]
-    assert closest_voters(store, FIRST_AXIS, ("C",)) == []
-    assert predict(store, FIRST_AXIS, 5, ("C",)).abstained
+    store = store_of(tmp_path, [()] * 5000 + [("A",)] * 100 + [()] * 50 + [("B", "z")])
+    assert [path for path, _ in closest_voters(store, FIRST_AXIS, (), FOREVER)] == [("A",)] * 5
+    assert [path for path, _ in closest_voters(store, FIRST_AXIS, ("B",), FOREVER)] == [("B", "z")]
+    assert closest_voters(store, FIRST_AXIS, ("C",), FOREVER) == []
+    assert predict(store, FIRST_AXIS, 5, ("C",), FOREVER).abstained
 
 
 def test_an_empty_index_abstains(tmp_path: Path) -> None:
-    assert predict(store_of(tmp_path, []), FIRST_AXIS, 5, ()).abstained
+    assert predict(store_of(tmp_path, []), FIRST_AXIS, 5, (), FOREVER).abstained
 
 
 @given(st.lists(st.tuples(PATHS, st.sampled_from([-0.5, 0.0, 0.25, 0.5, 0.75, 1.0])), max_size=6))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from item.cli import main
+from deploy.server import Server
+from item.catalog.listing import Listing
+from item.cli import batches, main, write_rows
+from item.client import Client
+from item.results import WriteResult, product_message
 from item.tables import display_width, format_table
+from item.v1 import item_pb2
 from tests.deploy.serving import png
 
 
@@ -80,6 +87,127 @@ def test_embed(command: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(json.loads(out)["vector"], written[0], atol=1e-6)
 
 
+def test_search_with_filters(command: Any) -> None:
+    conditions = ["--filter", "price<=9.5", "--filter", "under:Home/Kitchen", "--filter", "in_stock=true"]
+    status, out, _ = command("search", "--text", "red mug", "--k", "10", *conditions)
+    *rows, summary = out.splitlines()
+    assert (status, len(rows)) == (0, 1 + 5)
+    assert all("Home/Kitchen/Mugs" in row and "red-mug" not in row for row in rows[1:])
+    assert summary.startswith("5 hits, exact search, ")
+
+
+class TestWriting:
+    @pytest.fixture
+    def own(self, own_server: Server, capsys: pytest.CaptureFixture[str]) -> Any:
+        def run(*arguments: object) -> tuple[int, str, str]:
+            status = main([*map(str, arguments), "--server", f"127.0.0.1:{own_server.port}"])
+            return (status, *capsys.readouterr())
+
+        return run
+
+    @pytest.fixture
+    def client(self, own_server: Server) -> Iterator[Client]:
+        with Client(f"127.0.0.1:{own_server.port}") as client:
+            yield client
+
+    def write(self, folder: Path, *rows: object) -> Path:
+        file = folder / "catalog.jsonl"
+        file.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+        return file
+
+    def test_a_catalogue_is_written_and_bad_rows_are_reported(self, own: Any, client: Client, tmp_path: Path) -> None:
+        (tmp_path / "cup.png").write_bytes(png("blue"))
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        cups = [{"product_id": f"cup-{n}", "title": f"cup {n}", "image": "cup.png", "price": n} for n in range(70)]
+        cups[0]["category"] = "Home/Cups"
+        bad = [
+            {"product_id": "no-words"},
+            {"product_id": "cup-1", "title": "again"},
+            {"product_id": "broken", "title": "a", "image": "broken.png"},
+            {"product_id": "missing", "title": "a", "image": "missing.png"},
+            {"product_id": "long", "title": "a" * 70_000},
+            "{",
+        ]
+        file = self.write(tmp_path, *cups[:40], {"product_id": "red-mug", "title": "a red cup"}, *bad, *cups[40:])
+        status, out, err = own("upsert", "--catalog", file)
+        assert (status, out) == (1, "71 products written, 70 of them new; 6 rows refused\n")
+        lines = sorted(line for line in err.splitlines() if line.startswith("line "))
+        assert [line.split(": ")[:2] for line in lines] == [
+            ["line 42, 'no-words'", "title"],
+            ["line 43, 'cup-1'", "product_id"],
+            ["line 44, 'broken'", "images[0].data"],
+            ["line 45, 'missing'", "image"],
+            ["line 46, 'long'", "title"],
+            ["line 47, ''", "row"],
+        ]
+        assert "missing.png cannot be read: No such file" in lines[3]
+        assert "sending: 77/77 rows" in err
+        assert client.product("cup-69").attributes == {"price": 69.0}
+        assert client.product("cup-0").category == ("Home", "Cups")
+        assert client.product("red-mug").title == "a red cup"
+
+    def test_some_fields_of_a_table_of_ids(self, own: Any, client: Client, tmp_path: Path) -> None:
+        before = client.product("red-mug")
+        prices = {"red-mug": 7.25, "unknown": 3, "": 4}
+        file = self.write(tmp_path, *({"product_id": one, "price": price} for one, price in prices.items()))
+        status, out, err = own("upsert", "--catalog", file, "--update", "attributes.price", "--json")
+        report = json.loads(out)
+        assert (status, report["done"], report["created"]) == (1, 1, 0)
+        assert [(row["line"], row["product_id"]) for row in report["refused"]] == [(3, ""), (2, "unknown")]
+        assert "line 2, 'unknown': product_id: 'unknown' is not in the collection" in err
+        assert client.product("red-mug").attributes == before.attributes | {"price": 7.25}
+        assert client.product("red-mug").title == "red mug"
+
+    def test_a_new_title_comes_with_its_picture(self, own: Any, client: Client, tmp_path: Path) -> None:
+        (tmp_path / "mug.png").write_bytes(png("#c00"))
+        rows = [{"product_id": "red-mug", "title": "cup", "image": "mug.png"}, {"product_id": "blue-mug", "title": "b"}]
+        status, out, err = own("upsert", "--catalog", self.write(tmp_path, *rows), "--update", "title")
+        assert (status, out) == (1, "1 products written, 0 of them new; 1 rows refused\n")
+        assert "line 2, 'blue-mug': images[0].data: is needed for the new vector" in err
+        assert client.product("red-mug").title == "cup"
+
+    def test_deleting(self, own: Any, client: Client, tmp_path: Path) -> None:
+        file = self.write(tmp_path, {"product_id": "red-mug"}, {"product_id": "unknown"}, {"sku": "x"})
+        status, out, err = own("delete", "--catalog", file)
+        assert (status, out) == (1, "1 products deleted; 2 rows refused\n")
+        assert "line 2, 'unknown': 'unknown' is not in the collection" in err
+        assert "line 3, '': product_id: there is no column 'product_id'" in err
+        assert own("delete", "--product-id", "blue-mug", "--product-id", "red-shoe") == (0, "2 products deleted\n", "")
+        assert client.info().collections[0].num_products == 27
+
+    def test_what_cannot_be_written_is_one_line(self, own: Any, tmp_path: Path) -> None:
+        file = self.write(tmp_path, {"product_id": "a", "title": "b"})
+        for arguments, message in (
+            (["--catalog", tmp_path / "none.csv"], "none.csv: no such file"),
+            (["--catalog", tmp_path / "none.csv", "--update", "category"], "none.csv: no such file"),
+            (["--catalog", file, "--update", "titel"], "INVALID_ARGUMENT: update_mask.paths[0]: 'titel'"),
+            (["--catalog", file, "--collection", "winter"], "NOT_FOUND: collection: 'winter' is not there"),
+        ):
+            status, out, err = own("upsert", *arguments)
+            assert (status, out) == (2, "")
+            assert err.splitlines()[-1].startswith("error: ")
+            assert message in err.splitlines()[-1]
+
+
+def test_batches_are_bounded_by_rows_and_bytes() -> None:
+    rows = [(line, item_pb2.Product(title="a" * size)) for line, size in enumerate([10, 10, 10, 10, 90, 10, 90, 95])]
+    found = [[line for line, _ in batch] for batch in batches(rows, max_rows=3, max_bytes=110)]
+    assert found == [[0, 1, 2], [3, 4], [5, 6], [7]]
+
+
+def test_a_row_that_no_request_can_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(1, Listing(product_id="a", title="a" * 200)), (2, Listing(product_id="b", title="b"))]
+    sent: list[list[str]] = []
+
+    def send(products: Sequence[item_pb2.Product]) -> list[WriteResult]:
+        sent.append([product.product_id for product in products])
+        return [WriteResult(product_id=product.product_id, error=None) for product in products]
+
+    report = write_rows(rows, partial(product_message, field="row"), send, max_rows=9, max_bytes=100)
+    assert (sent, report.done) == ([["b"]], 1)
+    assert "line 1, 'a': 206 bytes; the server takes up to 100 at once" in capsys.readouterr().err
+
+
 def test_info(command: Any) -> None:
     status, out, _ = command("info")
     assert status == 0
@@ -103,6 +231,9 @@ def test_info(command: Any) -> None:
         ),
         (["predict", "--text", ""], "inputs[0]: is empty"),
         (["info", "--timeout-s", "0"], "timeout_s: 0.0 is not above 0"),
+        (["search", "--text", "a", "--filter", "price"], "queries[0].filter: 'price' is no condition; give name=value"),
+        (["search", "--text", "a", "--collection", "winter"], "NOT_FOUND: collection: 'winter' is not there"),
+        (["delete", "--product-id", "a"], "FAILED_PRECONDITION: collection: this server only reads"),
     ],
 )
 def test_what_cannot_be_answered_is_one_line(command: Any, arguments: list[str], message: str) -> None:
@@ -118,7 +249,7 @@ def test_no_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no server at 127.0.0.1:1; start one with python -m deploy.server" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["upsert"], ["search", "--k", "many"]])
+@pytest.mark.parametrize("arguments", [[], ["upsert"], ["delete"], ["search", "--k", "many"]])
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

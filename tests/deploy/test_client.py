@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -19,11 +20,13 @@ import pytest
 
 import item
 from deploy.handlers import Limits
+from deploy.server import Server
 from index.store import Store
 from item import Client, Input, Part, Query
-from item.catalog.listing import Listing
+from item.catalog.listing import Listing, Picture
 from item.engine.interface import Engine
 from item.errors import ConfigError, ServiceError
+from item.results import condition_message
 from item.v1 import item_pb2, item_pb2_grpc
 from tests.deploy.serving import Hosting, png, shop
 
@@ -113,7 +116,7 @@ class TestSearch:
             (result,) = client.search(**query, k=4)
             given = client.embed([Input(**query)]).vectors
             (expected,) = served_store.search(given, 4)
-            assert [hit.product_id for hit in result.hits] == [hit.product_id for hit in expected]
+            assert [hit.product_id for hit in result.hits] == expected.product_ids
             assert (result.plan, result.space, result.error) == ("exact", served_engine.space, None)
 
     def test_a_hit_has_its_details(self, client: Client) -> None:
@@ -143,7 +146,7 @@ class TestSearch:
         assert not {"red-mug", "red-shoe"} & {hit.product_id for hit in combined.hits}
 
     def test_one_refused_query_is_raised(self, client: Client) -> None:
-        with pytest.raises(ServiceError, match=r"NOT_FOUND: .*'unknown' is not in the index"):
+        with pytest.raises(ServiceError, match=r"NOT_FOUND: .*'unknown' is not in the collection"):
             client.search(product_id="unknown")
         with pytest.raises(ServiceError, match="FAILED_PRECONDITION"):
             client.search(vector=np.ones(32, np.float32), space="0" * 64)
@@ -157,6 +160,122 @@ class TestSearch:
             client.search(vector=np.ones(32, np.float32))
         with pytest.raises(ConfigError, match="not both"):
             client.search(["a"], text="b")
+
+
+class TestFilters:
+    @pytest.mark.parametrize(
+        ("conditions", "passes"),
+        [
+            (["colour=red"], lambda one: one.attributes["colour"] == "red"),
+            (["in_stock=True", "under:Home"], lambda one: one.attributes["in_stock"] and one.category[:1] == ("Home",)),
+            (["sizes = M", "under:/Clothing/Shoes/"], lambda one: one.category == ("Clothing", "Shoes")),
+            (["price<=9.5", "price>=9.5", "colour=blue"], lambda one: one.attributes["colour"] == "blue"),
+            (["price=9.50", "price>9", "price < 10", "under:Home/Chairs"], lambda one: one.category[1:] == ("Chairs",)),
+            (["price<9.5"], lambda one: False),
+            (["price>9.5"], lambda one: False),
+        ],
+    )
+    def test_conditions(self, client: Client, conditions: list[str], passes: Callable[[Listing], bool]) -> None:
+        (result,) = client.search(text="red mug", k=30, filter=conditions)
+        assert {hit.product_id for hit in result.hits} == {one.product_id for one in shop() if passes(one)}
+        assert len(result.hits) < 30
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "price",
+            "price<=",
+            "=red",
+            "price=<20",
+            "a==b",
+            "price<=cheap",
+            "price>nan",
+            "under:",
+            "under:/",
+            "under:a=b/",
+        ],
+    )
+    def test_what_is_no_condition(self, text: str) -> None:
+        if text == "under:a=b/":
+            assert condition_message(text, "filter").under.category == ["a=b"]
+            return
+        with pytest.raises(ConfigError, match=re.escape(f"filter: {text!r}")):
+            condition_message(text, "filter")
+
+    def test_a_tree_and_a_bare_string(self, client: Client) -> None:
+        red = condition_message("colour=red", "filter")
+        tree = item_pb2.Filter(**{"not": red})  # type: ignore[arg-type]
+        queries = [Query(parts=[Part(text="mug")], filter=tree), Query(parts=[Part(text="mug")], filter=red)]
+        others, reds = client.search(queries, k=30)
+        assert (len(others.hits), len(reds.hits)) == (25, 5)
+        with pytest.raises(ConfigError, match=r"queries\[0\].filter: 'price<1' is one string; give a list"):
+            client.search(text="mug", filter="price<1")
+
+    def test_examples(self, client: Client) -> None:
+        liked = Part(product_id="green-chair")
+        alone = Query(positive_examples=[liked], negative_examples=[Part(text="a shoe")])
+        (result,) = client.search([alone], k=29)
+        (plain,) = client.search(product_id="green-chair", k=29)
+        assert "green-chair" not in {hit.product_id for hit in result.hits}
+        assert [hit.product_id for hit in result.hits] != [hit.product_id for hit in plain.hits]
+
+
+class TestWriting:
+    @pytest.fixture
+    def own(self, own_server: Server) -> Iterator[Client]:
+        with Client(f"127.0.0.1:{own_server.port}", timeout_s=20) as client:
+            yield client
+
+    def test_products_are_written_read_and_deleted(self, own: Client, tmp_path: Path) -> None:
+        file = tmp_path / "cup.png"
+        file.write_bytes(png("blue"))
+        cup = Listing(
+            product_id="cup",
+            title="a blue cup",
+            description="holds tea",
+            category=("Home", "Cups"),
+            group_id="cups",
+            language="en",
+            attributes={"price": 3, "new": True, "sizes": ["S"], "maker": "Acme"},
+            images=(Picture(path=file, reference="images/cup.png"),),
+        )
+        new, known, refused = own.upsert([cup, Listing(product_id="red-mug", title="mug"), Listing(product_id="empty")])
+        assert (new.product_id, new.created, new.error) == ("cup", True, None)
+        assert (known.product_id, known.created, known.error) == ("red-mug", False, None)
+        assert refused.error is not None
+        assert refused.error.code == "INVALID_ARGUMENT"
+        stored = own.product("cup")
+        assert (stored.title, stored.description, stored.language) == ("a blue cup", "holds tea", "en")
+        assert (stored.category, stored.group_id, stored.image) == (("Home", "Cups"), "cups", "images/cup.png")
+        assert stored.attributes == {"price": 3.0, "new": True, "sizes": ["S"], "maker": "Acme"}
+        (result,) = own.search(image=file, text="a blue cup", k=1)
+        assert (result.hits[0].product_id, result.hits[0].description) == ("cup", "")
+        own.upsert([Listing(product_id="cup", attributes={"price": 2.5})], update=["attributes.price"])
+        assert own.product("cup").attributes == stored.attributes | {"price": 2.5}
+        gone, unknown = own.delete(["cup", "unknown"])
+        assert (gone.product_id, gone.error) == ("cup", None)
+        assert unknown.error is not None
+        assert unknown.error.code == "NOT_FOUND"
+
+    def test_pictures_are_sent_where_a_vector_is_made(self, own: Client, tmp_path: Path) -> None:
+        missing = (Picture(path=tmp_path / "none.png"),)
+        mug = Listing(product_id="red-mug", title="mug", category=("Sale",), images=missing)
+        for update in (None, ["title"], ["images", "category"]):
+            with pytest.raises(ConfigError, match=r"products\[0\].image: .*none.png cannot be read: No such file"):
+                own.upsert([mug], update=update)
+        (written,) = own.upsert([mug], update=["category"])
+        assert written.error is None
+        assert own.product("red-mug").category == ("Sale",)
+
+    def test_arguments_that_cannot_be_sent(self, own: Client) -> None:
+        with pytest.raises(ConfigError, match="update: 'title' is one string; give a list"):
+            own.upsert([Listing(product_id="a", title="a")], update="title")
+        with pytest.raises(ConfigError, match="product_ids: 'red-mug' is one string"):
+            own.delete("red-mug")
+        with pytest.raises(ConfigError, match=r"^products\[1\]: "):
+            own.upsert([Listing(product_id="a", title="a"), Listing(product_id="b", title="lone \ud800 surrogate")])
+        with pytest.raises(ServiceError, match=r"INVALID_ARGUMENT: update_mask.paths\[0\]: 'titel'"):
+            own.upsert([Listing(product_id="a")], update=["titel"])
 
 
 def test_predict(client: Client) -> None:

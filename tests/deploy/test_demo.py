@@ -14,7 +14,6 @@ import pytest
 from deploy import demo
 from deploy.demo import DemoError, Stages, claim_folder, compare_check, evaluation_tables, free_port
 from deploy.demo_searches import NUM_HITS, NUM_OFFERS, WORDS, ask, choose_offers
-from index.store import Store
 from item.catalog.reader import read_catalog
 from item.client import Client
 from item.engine.loading import load_engine
@@ -40,7 +39,7 @@ def client(output: Path, model_folder: Path, hosting: Hosting) -> Iterator[Clien
     """A client of a server over the shop, by a model with random weights."""
     engine = load_engine(model_folder, "cpu")
     write_index(output / "index", engine, read_catalog(output / "shop").listings[:60])
-    server = hosting.serve(engine, Store.open(output / "index"))
+    server = hosting.serve(engine, output / "index")
     with Client(f"127.0.0.1:{server.port}") as client:
         yield client
 

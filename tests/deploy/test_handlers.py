@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from deploy.errors import (
 )
 from deploy.handlers import Handlers, Limits
 from index.store import Store
+from index.truth import About
 from item.catalog.listing import Listing
 from item.engine.interface import Engine
 from item.errors import ConfigError, SpaceError
@@ -36,7 +38,7 @@ FOREVER = Deadline()
 
 @pytest.fixture(scope="module")
 def handlers(served_engine: Engine, served_store: Store) -> Handlers:
-    return Handlers(served_engine, served_store, Limits(max_inputs=40, max_k=50))
+    return Handlers(served_engine, {"default": served_store}, Limits(max_inputs=40, max_k=50))
 
 
 def values(vector: item_pb2.Vector) -> np.ndarray:
@@ -218,6 +220,62 @@ class TestSearch:
         (unweighted,) = search(handlers, part(vector=vector(served_engine.space, words + 9 * chair)), k=30)
         assert ids(expected) != ids(unweighted)
 
+    def test_examples_draw_and_repel(self, handlers: Handlers, served_store: Store, served_engine: Engine) -> None:
+        text = item_pb2.QueryPart(input=item_pb2.Input(text="yellow shirt"))
+        liked = [
+            item_pb2.QueryPart(product_id="black-chair", weight=3),
+            item_pb2.QueryPart(input=item_pb2.Input(text="green lamp")),
+        ]
+        disliked = [item_pb2.QueryPart(product_id="red-shoe"), item_pb2.QueryPart(product_id="blue-shoe")]
+        examples = item_pb2.Query(parts=[text], positive_examples=liked, negative_examples=disliked)
+        alone = item_pb2.Query(positive_examples=liked)
+        both, only_liked = search(handlers, examples, alone, k=30)
+
+        shirt, lamp = served_engine.encode([Listing(title="yellow shirt"), Listing(title="green lamp")]).vectors
+        chair, red, blue = (
+            np.asarray(served_store.vector(name), np.float64) for name in ("black-chair", "red-shoe", "blue-shoe")
+        )
+        liked_mean = (3 * chair + lamp.astype(np.float64)) / 4
+        wanted = shirt.astype(np.float64) + 0.75 * liked_mean - 0.15 * (red + blue) / 2  # Rocchio
+        for result, query, left_out in (
+            (both, wanted, {"black-chair", "red-shoe", "blue-shoe"}),
+            (only_liked, liked_mean, {"black-chair"}),
+        ):
+            others = [listing.product_id for listing in shop() if listing.product_id not in left_out]
+            scores = {name: query @ np.asarray(served_store.vector(name)) / np.linalg.norm(query) for name in others}
+            assert ids(result) == sorted(others, key=lambda name: -scores[name])
+            np.testing.assert_allclose(
+                [hit.score for hit in result.hits], [scores[name] for name in ids(result)], atol=1e-5
+            )
+        assert ids(search(handlers, item_pb2.Query(parts=[text]), k=30)[0])[:5] != ids(both)[:5]
+
+    def test_hits_pass_the_filter(self, handlers: Handlers) -> None:
+        def equal(attribute: str, **value: Any) -> item_pb2.Filter:
+            return item_pb2.Filter(
+                equal=item_pb2.EqualFilter(attribute=attribute, value=item_pb2.AttributeValue(**value))
+            )
+
+        home = item_pb2.Filter(under=item_pb2.UnderFilter(category=["Home"]))
+        in_stock = equal("in_stock", bool_value=True)
+        cases: list[tuple[item_pb2.Filter, Callable[[Listing], bool]]] = [
+            (home, lambda one: one.category[:1] == ("Home",)),
+            (in_stock, lambda one: one.attributes["in_stock"] is True),
+            (item_pb2.Filter(**{"not": home}), lambda one: one.category[:1] != ("Home",)),  # type: ignore[arg-type]
+            (
+                item_pb2.Filter(all=item_pb2.FilterList(filters=[home, in_stock, equal("sizes", string_value="M")])),
+                lambda one: one.category[:1] == ("Home",) and one.attributes["in_stock"] is True,
+            ),
+            (equal("colour", string_value="purple"), lambda one: False),
+        ]
+        text = item_pb2.QueryPart(input=item_pb2.Input(text="red mug"))
+        (ranking,) = search(handlers, item_pb2.Query(parts=[text]), k=30)
+        results = search(handlers, *[item_pb2.Query(parts=[text], filter=condition) for condition, _ in cases], k=7)
+        for result, (_, passes) in zip(results, cases, strict=True):
+            passing = {listing.product_id for listing in shop() if passes(listing)}
+            assert len(passing) < 30
+            assert ids(result) == [name for name in ids(ranking) if name in passing][:7]
+            assert result.plan == item_pb2.SEARCH_PLAN_EXACT
+
     def test_bad_queries_leave_their_neighbours_alone(self, handlers: Handlers, served_engine: Engine) -> None:
         space, good = served_engine.space, np.ones(WIDTH)
         several = [item_pb2.QueryPart(product_id="red-mug")]
@@ -225,7 +283,9 @@ class TestSearch:
             item_pb2.QueryPart(vector=vector(space, good)),
             item_pb2.QueryPart(vector=vector(space, -good)),
         ]
-        filtered = item_pb2.Filter(under=item_pb2.UnderFilter(category=["Home"]))
+        unset = item_pb2.QueryPart()
+        no_bound = item_pb2.Filter(range=item_pb2.RangeFilter(attribute="price"))
+        no_bound = item_pb2.Filter(all=item_pb2.FilterList(filters=[no_bound]))
         cases: list[tuple[item_pb2.Query, str, Status]] = [
             (item_pb2.Query(), "parts", Status.INVALID_ARGUMENT),
             (item_pb2.Query(parts=several * 17), "parts", Status.INVALID_ARGUMENT),
@@ -244,12 +304,30 @@ class TestSearch:
             (part(vector=vector(space, good * 0)), "parts[0].vector.values", Status.INVALID_ARGUMENT),
             (part(product_id="red-mug", weight=0), "parts[0].weight", Status.INVALID_ARGUMENT),
             (part(product_id="red-mug", weight=float("nan")), "parts[0].weight", Status.INVALID_ARGUMENT),
-            (item_pb2.Query(parts=several, filter=filtered), "filter", Status.UNIMPLEMENTED),
+            (item_pb2.Query(parts=several, filter=item_pb2.Filter()), "filter", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, filter=no_bound), "filter.all.filters[0].range", Status.INVALID_ARGUMENT),
             (item_pb2.Query(parts=several, lexical_weight=0), "lexical_weight", Status.UNIMPLEMENTED),
-            (item_pb2.Query(parts=several, positive_examples=several), "positive_examples", Status.UNIMPLEMENTED),
-            (item_pb2.Query(parts=several, negative_examples=several), "negative_examples", Status.UNIMPLEMENTED),
+            (item_pb2.Query(positive_examples=[unset]), "positive_examples[0]", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(positive_examples=several * 65), "positive_examples", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, negative_examples=[unset]), "negative_examples[0]", Status.INVALID_ARGUMENT),
+            (
+                item_pb2.Query(parts=several, negative_examples=several * 65),
+                "negative_examples",
+                Status.INVALID_ARGUMENT,
+            ),
+            (item_pb2.Query(negative_examples=several), "parts", Status.INVALID_ARGUMENT),
+            (
+                item_pb2.Query(parts=several, negative_examples=[item_pb2.QueryPart(input=item_pb2.Input())]),
+                "negative_examples[0].input",
+                Status.INVALID_ARGUMENT,
+            ),
+            (
+                item_pb2.Query(parts=several, positive_examples=[item_pb2.QueryPart(product_id="red-mug", weight=-1)]),
+                "positive_examples[0].weight",
+                Status.INVALID_ARGUMENT,
+            ),
         ]
-        wide = Handlers(served_engine, handlers.store, Limits(max_inputs=60))
+        wide = Handlers(served_engine, handlers.collections, Limits(max_inputs=250))
         first, *results, last = search(
             wide, part(product_id="red-mug"), *(query for query, _, _ in cases), part(input=item_pb2.Input(text="mug"))
         )
@@ -271,7 +349,10 @@ class TestSearch:
         with pytest.raises(InvalidRequestError, match=r"^queries: 41 of them"):
             search(handlers, *[part(product_id="red-mug")] * 41)
         three = item_pb2.Query(parts=[item_pb2.QueryPart(product_id="red-mug")] * 3)
-        with pytest.raises(InvalidRequestError, match=r"^queries: 42 parts; give up to 40"):
+        with pytest.raises(InvalidRequestError, match=r"^queries: 42 parts and examples; give up to 40"):
+            search(handlers, *[three] * 14)
+        three = item_pb2.Query(parts=three.parts[:2], positive_examples=three.parts[:1])
+        with pytest.raises(InvalidRequestError, match=r"^queries: 42 parts and examples; give up to 40"):
             search(handlers, *[three] * 14)
 
 
@@ -287,22 +368,18 @@ class TestPredictCategory:
         source = item_pb2.Input(text=listing.title, description=listing.description, image=listing.images[0].data)
         (prediction,) = self.predict(handlers, inputs=[source], top_k=100)
         query = served_engine.encode([listing]).vectors
-        with_category = [hit for hit in served_store.search(query, 30)[0] if served_store.product_at(hit.row).category][
-            :5
-        ]
-        total = sum(hit.score for hit in with_category)
+        category_of = {one.product_id: one.category for one in shop()}
+        hits = [(category_of[hit.product_id], hit.score) for hit in served_store.search(query, 30)[0].hits]
+        voters = [(path, score) for path, score in hits if path][:5]
+        total = sum(score for _, score in voters)
         best = max(
-            {served_store.product_at(hit.row).category for hit in with_category},
-            key=lambda path: sum(
-                hit.score for hit in with_category if served_store.product_at(hit.row).category == path
-            ),
+            {path for path, _ in voters},
+            key=lambda wanted: sum(score for path, score in voters if path == wanted),
         )
         levels = prediction.paths[0].levels
         assert tuple(level.name for level in levels) == best
         for depth, level in enumerate(levels, start=1):
-            votes = sum(
-                hit.score for hit in with_category if served_store.product_at(hit.row).category[:depth] == best[:depth]
-            )
+            votes = sum(score for path, score in voters if path[:depth] == best[:depth])
             assert level.probability == pytest.approx(votes / total, abs=1e-6)
         assert not prediction.abstained
         assert prediction.method == item_pb2.PREDICTION_METHOD_NEIGHBOUR_VOTE
@@ -318,8 +395,9 @@ class TestPredictCategory:
 
     def test_abstains_without_categories(self, served_engine: Engine, tmp_path: Path) -> None:
         write_index(tmp_path, served_engine, [replace(listing, category=()) for listing in shop()])
-        handlers = Handlers(served_engine, Store.open(tmp_path), Limits())
-        (prediction,) = self.predict(handlers, inputs=[item_pb2.Input(text="red mug")])
+        with Store.open(tmp_path / "default") as store:
+            handlers = Handlers(served_engine, {"default": store}, Limits())
+            (prediction,) = self.predict(handlers, inputs=[item_pb2.Input(text="red mug")])
         assert prediction.abstained
         assert not prediction.paths
 
@@ -340,14 +418,16 @@ class TestPredictCategory:
 def test_get_product(handlers: Handlers, served_store: Store, served_engine: Engine) -> None:
     request = item_pb2.GetProductRequest(product_id="red-mug")
     plain = handlers.get_product(request, "me", FOREVER)
-    assert plain.product.title == "red mug"
+    assert (plain.product.title, plain.product.description) == ("red mug", "a mug in red for every day")
     assert not plain.HasField("vector")
     request.include_vector = True
     whole = handlers.get_product(request, "me", FOREVER)
     np.testing.assert_array_equal(values(whole.vector), served_store.vector("red-mug"))
     assert whole.vector.space == served_engine.space
-    with pytest.raises(NotFoundError, match="'purple-mug' is not in the index"):
+    with pytest.raises(NotFoundError, match="'purple-mug' is not in the collection"):
         handlers.get_product(item_pb2.GetProductRequest(product_id="purple-mug"), "me", FOREVER)
+    with pytest.raises(InvalidRequestError, match="product_id: is empty"):
+        handlers.get_product(item_pb2.GetProductRequest(), "me", FOREVER)
 
 
 def test_get_info(handlers: Handlers, served_engine: Engine, served_store: Store) -> None:
@@ -359,10 +439,11 @@ def test_get_info(handlers: Handlers, served_engine: Engine, served_store: Store
     )
     (collection,) = info.collections
     assert (collection.name, collection.num_products, collection.space) == ("default", 30, served_engine.space)
-    assert collection.create_time.ToDatetime().isoformat(timespec="microseconds") in served_store.manifest.created
+    assert collection.create_time.ToDatetime().isoformat(timespec="microseconds") in served_store.about.created
+    assert collection.generation == served_store.generation
     assert (info.limits.max_inputs, info.limits.max_k) == (40, 50)
     assert info.limits.max_image_bytes == served_engine.preprocessor.config.max_picture_bytes
-    alone = Handlers(served_engine, None, Limits()).get_info(item_pb2.GetInfoRequest(), "me", FOREVER)
+    alone = Handlers(served_engine, {}, Limits()).get_info(item_pb2.GetInfoRequest(), "me", FOREVER)
     assert not alone.collections
 
 
@@ -384,10 +465,10 @@ DATA_CALLS: dict[str, Call] = {
 def test_collections(handlers: Handlers, served_engine: Engine, name: str) -> None:
     call = DATA_CALLS[name]
     assert call(handlers, "default") is not None
-    with pytest.raises(NotFoundError, match=r"^collection: 'winter' is not there"):
+    with pytest.raises(NotFoundError, match=r"^collection: 'winter' is not there; this server has 'default'"):
         call(handlers, "winter")
     with pytest.raises(PreconditionError, match=r"no index is loaded; .* --index"):
-        call(Handlers(served_engine, None, Limits()), "")
+        call(Handlers(served_engine, {}, Limits()), "")
 
 
 def test_nothing_is_searched_after_the_deadline(handlers: Handlers) -> None:
@@ -398,10 +479,13 @@ def test_nothing_is_searched_after_the_deadline(handlers: Handlers) -> None:
         handlers.predict_category(item_pb2.PredictCategoryRequest(inputs=[item_pb2.Input(text="a")]), "me", late)
 
 
-def test_an_index_of_another_space_is_refused(served_engine: Engine, served_store: Store) -> None:
-    other = Store(replace(served_store.manifest, space="0" * 64), served_store._index, served_store._products)
-    with pytest.raises(SpaceError, match=r"space 0{12} .* build the index with this model"):
-        Handlers(served_engine, other, Limits())
+def test_a_collection_of_another_space_is_refused(served_engine: Engine, tmp_path: Path) -> None:
+    about = About(space="0" * 64, vector_width=WIDTH)
+    with (
+        Store.create(tmp_path / "winter", about) as other,
+        pytest.raises(SpaceError, match=r"'winter' is of space 0{12} .* build the collection with this model"),
+    ):
+        Handlers(served_engine, {"winter": other}, Limits())
 
 
 def test_limits_are_checked() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -21,38 +20,18 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from deploy.collections import Collections
 from deploy.handlers import Limits
 from deploy.server import Server, ServerConfig, create_server, main
-from index.store import Store
+from index.lease import Lease
 from item.catalog.listing import Listing
-from item.engine.interface import Encoded, Engine, Vectors
-from item.errors import ConfigError, SpaceError
-from item.preprocessing.prepared import Prepared
+from item.engine.interface import Encoded, Engine
+from item.errors import ConfigError, LeaseError, SpaceError
 from item.v1 import item_pb2, item_pb2_grpc
-from tests.deploy.serving import Hosting, shop
+from tests.deploy.serving import GatedEngine, Hosting, shop
 
 PUSHBACK = "grpc-retry-pushback-ms"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-class GatedEngine:
-    """An engine that begins each encoding only when the test lets it, and remembers what it was asked."""
-
-    def __init__(self, inner: Engine) -> None:
-        self.inner = inner
-        self.name, self.space, self.vector_width = inner.name, inner.space, inner.vector_width
-        self.variant = inner.variant
-        self.preprocessor = inner.preprocessor
-        self.gate = threading.Semaphore(0)
-        self.begun: queue.Queue[list[str]] = queue.Queue()
-
-    def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
-        self.begun.put([listing.title for listing in listings])
-        assert self.gate.acquire(timeout=20)
-        return self.inner.encode(listings, adapter)
-
-    def encode_prepared(self, prepared: Sequence[Prepared]) -> Vectors:
-        return self.inner.encode_prepared(prepared)
 
 
 def channel_to(server: Server) -> grpc.Channel:
@@ -90,14 +69,14 @@ def is_refused(server: Server) -> bool:
 
 
 @pytest.fixture(scope="module")
-def plain(hosting: Hosting, served_engine: Engine, served_store: Store) -> Server:
-    return hosting.serve(served_engine, served_store, limits=Limits(max_message_bytes=2**20))
+def plain(hosting: Hosting, served_engine: Engine, served_index: Path) -> Server:
+    return hosting.serve(served_engine, served_index, read_only=True, limits=Limits(max_message_bytes=2**20))
 
 
 @pytest.fixture
-def gated(hosting: Hosting, served_engine: Engine, served_store: Store) -> Iterator[tuple[Server, GatedEngine]]:
+def gated(hosting: Hosting, served_engine: Engine, own_index: Path) -> Iterator[tuple[Server, GatedEngine]]:
     engine = GatedEngine(served_engine)
-    server = hosting.serve(engine, served_store, max_waiting=2, grace_s=5.0)
+    server = hosting.serve(engine, own_index, max_waiting=2, grace_s=5.0)
     yield server, engine
     for _ in range(100):
         engine.gate.release()
@@ -136,10 +115,10 @@ class TestAnswers:
                 "INVALID_ARGUMENT",
                 "k: 0 is not within 1 to 1000",
             ),
-            ("GetProduct", item_pb2.GetProductRequest(product_id="x"), "NOT_FOUND", "'x' is not in the index"),
+            ("GetProduct", item_pb2.GetProductRequest(product_id="x"), "NOT_FOUND", "'x' is not in the collection"),
             ("GetProduct", item_pb2.GetProductRequest(collection="x"), "NOT_FOUND", "collection: 'x' is not there"),
-            ("UpsertProducts", item_pb2.UpsertProductsRequest(), "UNIMPLEMENTED", "UpsertProducts is not offered"),
-            ("DeleteProducts", item_pb2.DeleteProductsRequest(), "UNIMPLEMENTED", "DeleteProducts is not offered"),
+            ("UpsertProducts", item_pb2.UpsertProductsRequest(), "FAILED_PRECONDITION", "this server only reads"),
+            ("DeleteProducts", item_pb2.DeleteProductsRequest(), "FAILED_PRECONDITION", "this server only reads"),
             ("Embed", embed_request("a" * 2**21), "RESOURCE_EXHAUSTED", "larger than max"),
         ],
     )
@@ -307,7 +286,7 @@ class TestStream:
 
 
 class TestStartAndEnd:
-    def test_not_serving_until_loaded(self, served_engine: Engine, served_store: Store) -> None:
+    def test_not_serving_until_loaded(self, served_engine: Engine, own_index: Path) -> None:
         async def scenario() -> None:
             server = Server(ServerConfig(port=0, grace_s=0))
             await server.start()
@@ -319,19 +298,20 @@ class TestStartAndEnd:
                     await stub.GetInfo(item_pb2.GetInfoRequest())
                 assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
                 assert PUSHBACK in dict(caught.value.trailing_metadata())  # type: ignore[arg-type]
-                await server.load(lambda: (served_engine, served_store))
+                await server.load(lambda: (served_engine, Collections.open(own_index)))
                 assert (await check(health_pb2.HealthCheckRequest())).status == SERVING
                 assert (await stub.GetInfo(item_pb2.GetInfoRequest())).model.vector_width == 32
             await server.stop()
 
         asyncio.run(scenario())
 
-    def test_an_index_of_another_space_never_serves(self, served_engine: Engine, served_store: Store) -> None:
-        other = Store(replace(served_store.manifest, space="0" * 64), served_store._index, served_store._products)
+    def test_an_index_of_another_space_never_serves(self, served_engine: Engine, own_index: Path) -> None:
+        other = GatedEngine(served_engine)
+        other.space = "0" * 64
 
         async def scenario() -> None:
-            with pytest.raises(SpaceError):
-                await create_server(ServerConfig(port=0), served_engine, other)
+            with closing(Collections.open(own_index)) as collections, pytest.raises(SpaceError):
+                await create_server(ServerConfig(port=0), other, collections)
 
         asyncio.run(scenario())
 
@@ -375,7 +355,11 @@ class TestProgram:
         ("arguments", "message"),
         [
             (["--model", "{tmp}/nowhere"], "no such folder"),
-            (["--model", "{model}", "--index", "{tmp}/nowhere"], "nowhere"),
+            (
+                ["--model", "{model}", "--index", "{tmp}/nowhere"],
+                "nowhere: no such index folder; build one with: python",
+            ),
+            (["--model", "{model}", "--index", "{tmp}"], "has no collections; build one with: python -m index.build"),
             (["--model", "{model}", "--port", "70000"], "port: 70000"),
             (["--model", "{model}", "--max-k", "0"], "max_k: 0 is below 1"),
             (["--model", "{model}", "--device", "abacus"], "'abacus'"),
@@ -390,19 +374,22 @@ class TestProgram:
         assert message in line
 
     @pytest.mark.slow
-    def test_sigterm_ends_the_process_gracefully(self, served_model: Path, served_index: Path) -> None:
-        command = [sys.executable, "-m", "deploy.server", "--model", str(served_model), "--index", str(served_index)]
+    def test_sigterm_ends_the_process_gracefully(self, served_model: Path, own_index: Path) -> None:
+        command = [sys.executable, "-m", "deploy.server", "--model", str(served_model), "--index", str(own_index)]
         process = subprocess.Popen([*command, "--port", "0", "--device", "cpu"], stderr=subprocess.PIPE, text=True)
         try:
             assert process.stderr is not None
             line = next(line for line in process.stderr if "serving address=" in line)
-            assert "index=30 products" in line
+            assert "collections='default' of 30 products" in line
             address = line.split("address=")[1].split()[0]
             with grpc.insecure_channel(address) as channel:
                 assert health_of(channel) == SERVING
                 assert stub_of(channel).Embed(embed_request("a mug"), timeout=10).results[0].HasField("vector")
+                with pytest.raises(LeaseError, match=f"process {process.pid} on "):
+                    Lease.acquire(own_index / "default")
                 process.terminate()
                 assert process.wait(60) == 0
+            Lease.acquire(own_index / "default").release()
             rest = process.stderr.read()
             assert "stopped" in rest
             assert "Traceback" not in rest

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from deploy.errors import Deadline, DeadlineError, QueueFullError
-from deploy.worker import ModelWorker
+from deploy.worker import Worker
 
 
 def test_calls_run_one_at_a_time_in_order_off_the_loop() -> None:
@@ -23,7 +23,7 @@ def test_calls_run_one_at_a_time_in_order_off_the_loop() -> None:
         return number * number
 
     async def scenario() -> None:
-        worker = ModelWorker(max_waiting=100)
+        worker = Worker("test", max_waiting=100)
         calls = [worker.run(lambda number=number: call(number), Deadline()) for number in range(50)]  # type: ignore[misc]
         done = await asyncio.gather(*calls)
         assert [one.result for one in done] == [number * number for number in range(50)]
@@ -36,7 +36,7 @@ def test_calls_run_one_at_a_time_in_order_off_the_loop() -> None:
 
 def test_the_bound_counts_what_waits_and_frees_its_places() -> None:
     async def scenario() -> None:
-        worker = ModelWorker(max_waiting=1)
+        worker = Worker("test", max_waiting=1)
         gate = threading.Event()
         waiting = [asyncio.create_task(worker.run(gate.wait, Deadline())) for _ in range(2)]
         await asyncio.sleep(0)
@@ -55,7 +55,7 @@ def test_the_bound_counts_what_waits_and_frees_its_places() -> None:
 
 def test_the_retry_delay_follows_the_time_that_calls_take() -> None:
     async def delay_after(calls_s: float) -> float:
-        worker = ModelWorker(max_waiting=0)
+        worker = Worker("test", max_waiting=0)
         for _ in range(20):
             await worker.run(lambda: threading.Event().wait(calls_s), Deadline())
         gate = threading.Event()
@@ -77,7 +77,7 @@ def test_what_a_call_raises_is_raised_and_the_place_is_free_again() -> None:
         raise KeyError("inside")
 
     async def scenario() -> None:
-        worker = ModelWorker(max_waiting=0)
+        worker = Worker("test", max_waiting=0)
         for _ in range(3):
             with pytest.raises(KeyError, match="inside"):
                 await worker.run(fail, Deadline())

@@ -381,11 +381,11 @@ def test_what_was_made_is_said(folder: Path, capsys: pytest.CaptureFixture[str],
 def test_a_server_says_which_variant_it_serves(folder: Path, listings: list[Listing], tmp_path: Path) -> None:
     """And refuses an index of another space."""
     engine = load_engine(folder, "cpu", variant="int8")
-    info = Handlers(engine, None, Limits()).get_info(item_pb2.GetInfoRequest(), "me", Deadline()).model
+    info = Handlers(engine, {}, Limits()).get_info(item_pb2.GetInfoRequest(), "me", Deadline()).model
     assert (info.variant, info.engine, info.space) == ("int8", "onnxruntime cpu int8", engine.space)
     write_index(tmp_path / "index", load_engine(folder, "cpu"), listings[:10])
-    with pytest.raises(SpaceError):
-        Handlers(engine, Store.open(tmp_path / "index"), Limits())
+    with Store.open(tmp_path / "index" / "default") as store, pytest.raises(SpaceError):
+        Handlers(engine, {"default": store}, Limits())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""The collections of an index folder: opened together, written to by one process at a time.
+
+INDEX/<name>/current.json       each, as index.build makes it
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from index.generations import BUILD, CURRENT, NAME
+from index.store import Store
+from item.errors import LeaseError, StoreError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT = "default"
+
+
+class Collections(Mapping[str, Store]):
+    """Open stores by name.
+
+    A collection that another process writes to is open to read until `take_over` finds that it has ended, as in a
+    rolling restart.
+    """
+
+    def __init__(self, stores: Mapping[str, Store], *, read_only: bool = False) -> None:
+        """Takes stores over, to close them; `read_only`: none of them will ever be written to."""
+        self._stores = dict(stores)
+        self.read_only = read_only
+
+    @classmethod
+    def open(cls, index: Path, *, read_only: bool = False) -> Collections:
+        """Opens all collections of an index folder, to write unless `read_only`.
+
+        Raises:
+            StoreError: there is none, or one of them cannot be opened; none stays open then.
+        """
+        opened = cls({}, read_only=read_only)
+        try:
+            for name, folder in collection_folders(index).items():
+                opened._stores[name] = Store.open(folder) if read_only else open_to_write_or_read(name, folder)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def __getitem__(self, name: str) -> Store:
+        return self._stores[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stores)
+
+    def __len__(self) -> int:
+        return len(self._stores)
+
+    def awaited(self) -> list[str]:
+        """Collections that another process has to stop writing to before this one can."""
+        return [] if self.read_only else [name for name, store in self._stores.items() if not store.writable]
+
+    def take_over(self, name: str) -> Store | None:
+        """Opens an awaited collection to write if nobody else does any more.
+
+        Returns the store that it replaces, for the caller to close when nobody uses it any more; None: not yet. Raises
+        StoreError where it cannot be opened.
+        """
+        before = self._stores[name]
+        try:
+            self._stores[name] = Store.open(before.folder, writable=True)
+        except LeaseError:
+            return None
+        logger.info("collection %r: the other process has ended, it is written to from here now", name)
+        return before
+
+    def close(self) -> None:
+        """Ends the work on all collections and lets other processes write; a second call does nothing."""
+        while self._stores:
+            _, store = self._stores.popitem()
+            store.close()
+
+
+def open_to_write_or_read(name: str, folder: Path) -> Store:
+    """A store that can be written to, or where another process does, one to read."""
+    try:
+        return Store.open(folder, writable=True)
+    except LeaseError as error:
+        logger.warning("collection %r is open to read until it can be written to: %s", name, error)
+        return Store.open(folder)
+
+
+def collection_folders(index: Path) -> dict[str, Path]:
+    """The folders of an index's collections, by name. Raises StoreError where there are none, or a name is none."""
+    build = f"{BUILD} {index}"
+    if not index.is_dir():
+        raise StoreError(f"{index}: no such index folder; build one with: {build}")
+    if (index / CURRENT).exists():
+        raise StoreError(f"{index}: is a collection; give the folder that holds it, {index.parent}")
+    folders = {path.parent.name: path.parent for path in sorted(index.glob(f"*/{CURRENT}"))}
+    if not folders:
+        raise StoreError(f"{index}: has no collections; build one with: {build}")
+    for name, folder in folders.items():
+        if not NAME.fullmatch(name):
+            raise StoreError(
+                f"{folder}: {name!r} is no collection's name; rename the folder to 1 to 128 letters, digits, dots, "
+                "dashes and underscores"
+            )
+    return folders
