@@ -21,7 +21,7 @@ FLAT = "Flat"
 FLAT_ROWS = 20_000  # up to which exact search costs about as much as any other
 GRAPH_LINKS = 32
 LINK_BYTES, ID_BYTES = 8.5, 8  # of a link of the graph, its share of higher levels included; of a row in a list
-DEPTHS = (10, 40, 160, 640)  # neighbours that a search is tuned for
+DEPTHS = (10, 16, 40, 160, 640)  # neighbours that a search is tuned for
 CANDIDATES = (1.6, 2, 3, 4, 8, 16)  # times the depth, that are tried
 HOPEFUL, GAIN = 0.9, 0.001  # above that recall, twice the effort has to bring so much more of it
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import sqrt
 
 from index.manifest import Depth, depth_for
 
@@ -66,6 +67,11 @@ class Work:
         return self.num_allowed / self.num_rows
 
 
+def neighbours_for(k: int, share: float) -> float:
+    """Neighbours that hold k rows which pass, where a share does at random: with two standard deviations to spare."""
+    return (k + 2 * sqrt(k * (1 - share))) / share
+
+
 def exact_cost(work: Work, costs: Costs) -> float:
     """Of comparing every row that passes."""
     return work.num_allowed * work.width * (costs.copy + work.num_queries * costs.compare)
@@ -86,7 +92,7 @@ def choose(work: Work, depths: Sequence[Depth], k: int, costs: Costs = COSTS) ->
     """The cheapest plan for k hits under a filter; `depths`: what the part's index is tuned for."""
     if work.num_allowed <= k:
         return Plan.EXACT
-    depth = depth_for(depths, k / work.share)
+    depth = depth_for(depths, neighbours_for(k, work.share))
     options = {Plan.EXACT: exact_cost(work, costs), Plan.WIDENED: index_cost(work, depth, costs, told=False)}
     if work.num_lists is not None:
         options[Plan.MASKED] = index_cost(work, depth, costs, told=True)

@@ -19,7 +19,7 @@ from index.approximate import Approximate
 from index.exact import ROUNDING, SPARE, Rows, Vectors, nearest, score
 from index.manifest import Depth, depth_for
 from index.memory import View
-from index.planner import Plan, Work, choose
+from index.planner import Plan, Work, choose, neighbours_for
 from index.segment import Segment
 
 Mask = npt.NDArray[np.bool_]
@@ -165,7 +165,7 @@ class Group:
         plan = choose(work, segment.info.depths, self.k)
         if plan is Plan.EXACT:
             return exact(part, queries, self.k + spare, allowed, num_allowed)
-        depth = depth_for(segment.info.depths, self.k / work.share)
+        depth = depth_for(segment.info.depths, neighbours_for(self.k, work.share))
         num_candidates = min(num_rows, max(depth.num_candidates, self.k))
         num_neighbours = min(num_candidates, depth.num_neighbours)
         depth = replace(depth, num_candidates=num_candidates, num_neighbours=num_neighbours)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -89,14 +90,15 @@ class Store:
         self._lease = lease
         self._truth: Truth
         self._memory: Memory
-        self._opened = False
+        self._opened = self._closed = False
         self._num_readers: dict[Truth, int] = {}
         self._lock = threading.Lock()  # of what is above, held for moments
+        self._idle = threading.Condition(self._lock)  # told when nobody reads a truth any more
         self._writing = threading.Lock()  # one transaction at a time
         self._maintaining = threading.Lock()  # one merge at a time
         self._open_generation()
         self._sample = RecallSample()
-        self._due, self._closed = threading.Event(), False
+        self._due = threading.Event()
         self._thread: threading.Thread | None = None
         if lease is not None and upkeep.background:
             self._thread = threading.Thread(
@@ -147,16 +149,17 @@ class Store:
             raise StoreError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
         with Lease.acquire(folder):
             name = new_generation(folder)
-            truth = Truth.create(folder / name, about, last_key_of(folder))
             try:
-                count = truth.load(checked(blocks, about.vector_width))
-                if count:
-                    write_segments(folder / name, truth, (), choice)
-            finally:
-                truth.close()
-            for path in (folder / name, folder, folder.parent):
-                flush(path)  # the names of new files, before one says that they count
-            remove_others(folder, switch(folder, name))
+                with closing(Truth.create(folder / name, about, last_key_of(folder))) as truth:
+                    if truth.load(checked(blocks, about.vector_width)):
+                        write_segments(folder / name, truth, (), choice)
+                for path in (folder / name, folder, folder.parent):
+                    flush(path)  # the names of new files, before one says that they count
+                generations = switch(folder, name)
+            except BaseException:
+                shutil.rmtree(folder / name, ignore_errors=True)  # who looks for the newest finds none half made
+                raise
+            remove_others(folder, generations)
         return cls.open(folder, writable=True, upkeep=upkeep, choice=choice)
 
     def __enter__(self) -> Store:
@@ -176,7 +179,9 @@ class Store:
         if self._thread is not None:
             self._thread.join()
         self._sample.close()
-        self._truth.close()
+        with self._writing, self._idle:
+            self._idle.wait_for(lambda: not self._num_readers)
+            self._truth.close()
         if self._lease is not None:
             self._lease.release()
 
@@ -311,6 +316,7 @@ class Store:
                 self._memory.apply(changes)
 
         with self._writing:
+            self._check_open()
             yield apply
         if self._next_merge() is not None:
             self._due.set()
@@ -321,8 +327,11 @@ class Store:
         Searches and writes go on meanwhile. To restore, put the folder in the place of the collection's.
 
         Raises:
+            ReadOnlyError: the store was opened to read: only who writes can keep its segments in their place.
             StoreError: the folder is there already, or cannot be written; nothing is left of it then.
         """
+        if self._lease is None:
+            raise ReadOnlyError(f"{self.folder}: is open to read; back it up through the process that writes to it")
         if folder.exists():
             raise StoreError(f"{folder}: is there already; give a new name")
         beside = folder.with_name(f"{folder.name}{BESIDE}")
@@ -449,6 +458,7 @@ class Store:
         """The truth, which stays open meanwhile, whatever generation comes to count."""
         self._follow()
         with self._lock:
+            self._check_open()
             truth = self._truth
             self._num_readers[truth] = self._num_readers.get(truth, 0) + 1
         try:
@@ -458,14 +468,20 @@ class Store:
                 self._num_readers[truth] -= 1
                 if not self._num_readers[truth]:
                     del self._num_readers[truth]
+                    self._idle.notify_all()
                     if truth is not self._truth:
                         truth.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"{self.folder}: is closed; open it again")
 
     def _follow(self) -> None:
         """Brings a collection that was opened to read to what the writer has acknowledged."""
         if self.writable:
             return
         with self._writing:
+            self._check_open()
             if self._what_counts() != (self._generation, self._stamp):
                 self._open_generation()
             elif self._truth.revision() != self._memory.revision:
@@ -497,11 +513,16 @@ def read_about(folder: Path) -> About:
 
 
 def last_key_of(folder: Path) -> int:
-    """The highest key that was ever given in a collection, so that one key never names two vectors; 0: none."""
+    """A key as high as any that was ever given in a collection, so that one key never names two vectors; 0: none."""
     if not (folder / CURRENT).exists():
         return 0
-    with closing(Truth(folder / read_generations(folder).current, writable=False)) as truth, truth.frozen() as frozen:
-        return frozen.last_key()
+    try:
+        path = folder / read_generations(folder).current
+        with closing(Truth(path, writable=False)) as truth, truth.frozen() as frozen:
+            return frozen.last_key()
+    except StoreError as error:
+        logger.warning("%s; a new generation takes its place", error)
+        return time.time_ns() // 1000  # keys are counted one by one: no collection has given as many
 
 
 def remember(segments: Sequence[Segment], truth: Truth, manifest: Manifest) -> Memory:

@@ -121,6 +121,20 @@ def test_a_damaged_file_can_be_put_right_as_its_message_says(tmp_path: Path) -> 
         assert store.product("a") == product("a")
 
 
+def test_the_newest_generation_is_none_that_was_never_finished(tmp_path: Path) -> None:
+    """Whoever names the newest folder by hand must not get the half of a build that failed or was killed."""
+    build(tmp_path, "a")
+    rows = [product(f"p{row}") for row in range(3)]
+    with pytest.raises(StoreError, match="'p0' comes twice"):
+        Store.create(tmp_path, about(), [(rows, random_vectors(3)), (rows[:1], random_vectors(1))])
+    (tmp_path / CURRENT).write_text(json.dumps({"current": names(tmp_path)[-1]}))
+    try:
+        with Store.open(tmp_path) as store:
+            assert store.product("a") == product("a")
+    except StoreError as error:
+        assert "finished" in str(error)  # noqa: PT017  # either is well
+
+
 def test_building_over_a_damaged_file_removes_no_products(tmp_path: Path) -> None:
     """The truth of a generation may be all there is: none is removed while it is not known which one counts."""
     name = build(tmp_path, "a")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.manifest import Depth, depth_for
-from index.planner import Costs, Plan, Work, choose, exact_cost, index_cost
+from index.planner import Costs, Plan, Work, choose, exact_cost, index_cost, neighbours_for
 
 DEPTHS = tuple(
     Depth(num_neighbours=K, effort=effort, num_candidates=2 * K, recall=0.99)
@@ -68,7 +69,7 @@ def test_the_plan_is_the_cheapest(work: Work, share: float, k: int) -> None:
     if work.num_allowed <= k:
         assert plan is Plan.EXACT
         return
-    depth = depth_for(DEPTHS, k * work.num_rows / work.num_allowed)
+    depth = depth_for(DEPTHS, neighbours_for(k, work.share))
     options = {
         Plan.EXACT: exact_cost(work, costs),
         Plan.WIDENED: index_cost(work, depth, costs, told=False),
@@ -89,3 +90,12 @@ def test_beyond_the_deepest_in_proportion() -> None:
     assert depth_for(DEPTHS, 640.5) == Depth(num_neighbours=641, effort=121, num_candidates=1281, recall=0.99)
     depths = [depth_for(DEPTHS, n) for n in range(1, 5000, 7)]
     assert all(a.effort <= b.effort and a.num_candidates <= b.num_candidates for a, b in pairwise(depths))
+
+
+@given(k=st.integers(1, 100), share=st.floats(0.01, 1))
+def test_neighbours_for_a_filter_hold_k_that_pass_nearly_always(k: int, share: float) -> None:
+    wanted = neighbours_for(k, share)
+    assert wanted * share >= k
+    assert neighbours_for(k, 1.0) == k
+    found = np.random.default_rng(0).binomial(int(np.ceil(wanted)), share, 1000)
+    assert (found >= k).mean() > 0.9
