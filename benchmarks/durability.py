@@ -1,7 +1,7 @@
 """Whether the store keeps what it has acknowledged: through kills, power cuts and damaged files.
 
     python -m benchmarks.durability --json FILE --quick                              under a minute on two cores
-    python -m benchmarks.durability --json benchmarks/results/durability.json        some 8 minutes
+    python -m benchmarks.durability --json benchmarks/results/durability.json        some 10 minutes
 
 *Kills*: a process writes, makes segments of it and new generations all the time, says before each operation what it is
 about to do and after it that it is done, and is killed (SIGKILL) at a moment drawn at random, by turns within each of
