@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from index.files import SEAL, publish, sealed, unsealed
+from index.files import BESIDE, SEAL, publish, sealed, unsealed
 from item.errors import StoreError
 
 CURRENT = "current.json"
@@ -74,3 +74,5 @@ def remove_others(folder: Path, generations: Generations) -> None:
     for path in folder.glob(f"{PREFIX}*"):
         if path.name not in (generations.current, generations.previous):
             shutil.rmtree(path)
+    for path in folder.glob(f"{CURRENT}.*{BESIDE}"):
+        path.unlink()

@@ -155,11 +155,10 @@ class Store:
                         write_segments(folder / name, truth, (), choice)
                 for path in (folder / name, folder, folder.parent):
                     flush(path)  # the names of new files, before one says that they count
-                generations = switch(folder, name)
             except BaseException:
                 shutil.rmtree(folder / name, ignore_errors=True)  # who looks for the newest finds none half made
                 raise
-            remove_others(folder, generations)
+            remove_others(folder, switch(folder, name))  # whatever goes wrong from here on, it is whole and may count
         return cls.open(folder, writable=True, upkeep=upkeep, choice=choice)
 
     def __enter__(self) -> Store:

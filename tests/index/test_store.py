@@ -865,3 +865,29 @@ def test_readers_follow_to_new_generations_in_many_threads(tmp_path: Path) -> No
         with running(look, look, open_again):
             for turn in range(30):
                 build("ba"[turn % 2])
+
+
+def test_a_generation_that_counts_survives_what_goes_wrong_after_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "index"
+    Store.create(folder, about(8), [([product("old")], random_vectors(1))], upkeep=BY_HAND).close()
+
+    before = (folder / "current.json").read_text()
+
+    def fail_once_it_counts(path: Path) -> None:
+        if path == folder and (folder / "current.json").read_text() != before:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("index.files.flush", fail_once_it_counts)
+    monkeypatch.setattr("index.store.flush", fail_once_it_counts)
+    with pytest.raises(KeyboardInterrupt):
+        Store.create(folder, about(8), [([product("new")], random_vectors(1))], upkeep=BY_HAND)
+    monkeypatch.undo()
+    with Store.open(folder) as store:
+        assert store.product("new") is not None
+
+
+def test_a_product_of_a_later_version_is_read() -> None:
+    text = product("a").to_json()[:-1] + ',"not known yet":1}'
+    assert Product.from_json("a", text) == product("a")
