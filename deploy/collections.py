@@ -9,9 +9,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from index.generations import BUILD, CURRENT, NAME
+from index.generations import collection_folders
 from index.store import Store
-from item.errors import LeaseError, StoreError
+from item.errors import LeaseError
 
 logger = logging.getLogger(__name__)
 
@@ -87,22 +87,3 @@ def open_to_write_or_read(name: str, folder: Path) -> Store:
     except LeaseError as error:
         logger.warning("collection %r is open to read until it can be written to: %s", name, error)
         return Store.open(folder)
-
-
-def collection_folders(index: Path) -> dict[str, Path]:
-    """The folders of an index's collections, by name. Raises StoreError where there are none, or a name is none."""
-    build = f"{BUILD} {index}"
-    if not index.is_dir():
-        raise StoreError(f"{index}: no such index folder; build one with: {build}")
-    if (index / CURRENT).exists():
-        raise StoreError(f"{index}: is a collection; give the folder that holds it, {index.parent}")
-    folders = {path.parent.name: path.parent for path in sorted(index.glob(f"*/{CURRENT}"))}
-    if not folders:
-        raise StoreError(f"{index}: has no collections; build one with: {build}")
-    for name, folder in folders.items():
-        if not NAME.fullmatch(name):
-            raise StoreError(
-                f"{folder}: {name!r} is no collection's name; rename the folder to 1 to 128 letters, digits, dots, "
-                "dashes and underscores"
-            )
-    return folders

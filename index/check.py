@@ -18,20 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from index.generations import CURRENT, read_generations
+from index.generations import collection_folders, read_generations
 from index.manifest import Manifest, read_manifest
 from index.segment import Segment
-from index.store import Store, Upkeep
+from index.store import Store, Upkeep, stamp
 from index.truth import Truth
 from item.errors import ItemError, StoreError
-
-
-def collections_of(index: Path) -> list[Path]:
-    """The folders of an index that are collections. Raises StoreError where there are none."""
-    found = sorted(path.parent for path in index.glob(f"*/{CURRENT}"))
-    if not found:
-        raise StoreError(f"{index}: holds no collection; name the folder that index.build was given")
-    return found
 
 
 def truth_damage(path: Path) -> Iterator[str]:
@@ -77,7 +69,7 @@ def check(collection: Path, repair: bool) -> bool:
     """Prints what is found; returns whether all is well, or was repaired. Raises ItemError."""
     path = collection / read_generations(collection).current
     broken = list(truth_damage(path))
-    stale = [] if broken else list(segment_damage(path))
+    stale = [] if broken else segment_damage_at_rest(path)
     for line in (*broken, *stale):
         print(line)
     if stale and repair:
@@ -90,6 +82,15 @@ def check(collection: Path, repair: bool) -> bool:
     return not broken and not stale
 
 
+def segment_damage_at_rest(path: Path) -> list[str]:
+    """What is wrong with segments that no writer has replaced while they were read."""
+    while True:
+        before = stamp(path)
+        found = list(segment_damage(path))
+        if not found or stamp(path) == before:
+            return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module."""
     parser = argparse.ArgumentParser(
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repair", action="store_true", help="make damaged segments again")
     arguments = parser.parse_args(argv)
     try:
-        well = [check(collection, arguments.repair) for collection in collections_of(arguments.index)]
+        well = [check(collection, arguments.repair) for collection in collection_folders(arguments.index).values()]
     except (ItemError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ Small segments are searched exactly. docs/decisions/010 compares the others.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +17,8 @@ from index.approximate import Approximate, add, adding_order, num_queries, train
 from index.exact import Rows, Vectors, nearest
 from index.manifest import Depth
 from item.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 FLAT = "Flat"
 FLAT_ROWS = 20_000  # up to which exact search costs about as much as any other
@@ -101,6 +104,8 @@ def tune(index: Approximate, vectors: Vectors, queries: Vectors, recall: float) 
             if found.recall >= recall:
                 break
         assert best is not None
+        if best.recall < recall:
+            logger.warning("recall of the nearest %d: %.4f at best, %.4f is asked for", K, best.recall, recall)
         depths.append(best)
     return tuple(depths)
 

@@ -28,6 +28,9 @@ class Generations:
     previous: str = ""
 
 
+GENERATIONS = TypeAdapter(Generations)  # readers look before each search
+
+
 def read_generations(folder: Path) -> Generations:
     """Raises StoreError where the folder is no collection, or its file is damaged."""
     path = folder / CURRENT
@@ -36,7 +39,7 @@ def read_generations(folder: Path) -> Generations:
     try:
         text = path.read_bytes()
         content = unsealed(text) if SEAL.encode() in text else json.loads(text)  # put right by hand
-        return TypeAdapter(Generations).validate_python(content)
+        return GENERATIONS.validate_python(content)
     except FileNotFoundError as error:
         reason = (
             "an index of an earlier version"
@@ -76,3 +79,22 @@ def remove_others(folder: Path, generations: Generations) -> None:
             shutil.rmtree(path)
     for path in folder.glob(f"{CURRENT}.*{BESIDE}"):
         path.unlink()
+
+
+def collection_folders(index: Path) -> dict[str, Path]:
+    """The folders of an index's collections, by name. Raises StoreError where there are none, or a name is none."""
+    build = f"{BUILD} {index}"
+    if not index.is_dir():
+        raise StoreError(f"{index}: no such index folder; build one with: {build}")
+    if (index / CURRENT).exists():
+        raise StoreError(f"{index}: is a collection; give the folder that holds it, {index.parent}")
+    folders = {path.parent.name: path.parent for path in sorted(index.glob(f"*/{CURRENT}"))}
+    if not folders:
+        raise StoreError(f"{index}: has no collections; build one with: {build}")
+    for name, folder in folders.items():
+        if not NAME.fullmatch(name):
+            raise StoreError(
+                f"{folder}: {name!r} is no collection's name; rename the folder to 1 to 128 letters, digits, dots, "
+                "dashes and underscores"
+            )
+    return folders

@@ -56,7 +56,6 @@ class SegmentInfo:
     ascending number of neighbours. files: rows, vectors and, but for "Flat", index.
     """
 
-    first_key: int
     last_key: int
     revision: int
     count: int

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
 
 ONE_IN = 20_000  # approximate answers: searching one of a million rows exactly costs as much as 20 of them
 REMEMBERED = 200  # of the answers that were searched again
@@ -45,6 +48,8 @@ class RecallSample:
                 expected = exactly()
                 if expected:
                     self._shares.append(len(set(found) & set(expected)) / len(expected))
+                    known = self.estimate()
+                    logger.info("recall %.4f in %d answers that were searched again", known.recall, known.num_answers)
             finally:
                 self._busy = False
 
@@ -57,6 +62,10 @@ class RecallSample:
         """What is known."""
         shares = list(self._shares)
         return RecallEstimate(recall=sum(shares) / len(shares) if shares else None, num_answers=len(shares))
+
+    def wait(self) -> None:
+        """Until the search that runs, if any, is over."""
+        self._executor.submit(lambda: None).result()
 
     def close(self) -> None:
         """Waits for the search that runs, if any."""

@@ -75,7 +75,6 @@ def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Cho
         faiss.write_index(built, str(index))
         written.append(index)
     return SegmentInfo(
-        first_key=first_key,
         last_key=frozen.last_key(),
         revision=frozen.revision,
         count=count,

@@ -111,7 +111,6 @@ class Truth:
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
-        self._immutable = False
         if not self.path.is_file():
             raise StoreError(f"{self.path}: is not there; {REBUILD}")
         self._writer: sqlite3.Connection | None = None
@@ -173,10 +172,6 @@ class Truth:
         """The key of a product, or None."""
         found: int | None = self._one("SELECT key FROM products WHERE product_id = ?", product_id)
         return found
-
-    def keys(self, product_ids: Iterable[str]) -> list[int]:
-        """The keys of those products that are there."""
-        return [key for product_id in product_ids if (key := self.key(product_id)) is not None]
 
     def products(self, keys: Sequence[int]) -> dict[int, Product]:
         """By key, those that are there. Raises StoreError for a damaged row."""
@@ -549,7 +544,10 @@ class _Acknowledged:
             return 0
         revision, checksum = self.LAYOUT.unpack(content.ljust(self.LAYOUT.size, b"\0"))
         if zlib.crc32(content[:8]) != checksum:
-            raise StoreError(f"{self.path}: damaged; python -m index.check --repair, after a look at what is missing")
+            raise StoreError(
+                f"{self.path}: damaged: nobody can tell whether acknowledged writes are missing; restore a backup, or"
+                " empty the file to go on with what is there"
+            )
         return int(revision)
 
     def write(self, revision: int) -> None:

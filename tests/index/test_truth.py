@@ -54,7 +54,7 @@ def plain(changes: Changes) -> tuple[int, set[int], list[tuple[int, Product, byt
 
 def test_an_upsert_is_there_with_its_vector(truth: Truth) -> None:
     changes = truth.write(upserts=upserts("a", "b"))
-    a, b = truth.keys(["a", "none", "b"])
+    a, b = (key_of(truth, one) for one in "ab")
     assert a < b
     assert (truth.count(), truth.revision()) == (2, 1)
     assert truth.product("b") == (b, product("b"))
@@ -318,7 +318,7 @@ def test_a_damaged_note_of_the_last_revision_is_noticed(tmp_path: Path, place: f
 
 def test_a_damaged_row_is_named(truth: Truth) -> None:
     truth.write(upserts=upserts("a", "b", "c"))
-    a, b, c = truth.keys("abc")
+    a, b, c = (key_of(truth, one) for one in "abc")
     alter(truth.folder, "UPDATE products SET body = replace(body, 'Mug', 'Nug') WHERE key = ?", a)
     damaged = bytearray(VECTORS[1].tobytes())
     damaged[7] ^= 1
@@ -337,7 +337,7 @@ def test_a_damaged_row_is_named(truth: Truth) -> None:
 
 def test_a_row_under_another_id_and_a_missing_vector_are_named(truth: Truth) -> None:
     truth.write(upserts=upserts("a", "b"))
-    a, b = truth.keys("ab")
+    a, b = (key_of(truth, one) for one in "ab")
     alter(truth.folder, "UPDATE products SET product_id = 'z' WHERE key = ?", a)
     with pytest.raises(StoreError, match=f"key {a}, product 'z': damaged"):
         truth.product("z")
