@@ -28,6 +28,7 @@ import numpy.typing as npt
 from benchmarks.drawn_vectors import Clusters, Vectors
 from benchmarks.report import Result, write_report
 from benchmarks.search import BATCH, WIDTH, K, batches, build
+from index.approximate import Lists
 from index.exact import nearest
 from index.filters import Filter, In, Range
 from index.planner import Plan
@@ -81,7 +82,7 @@ def measure(store: Store, case: Case, vectors: Vectors, queries: Vectors, repeat
     index = store._memory.segments[0].index
     plans = [Plan.EXACT]
     if K * len(vectors) <= DEEPEST * len(case.rows):
-        plans += [Plan.WIDENED, Plan.MASKED] if index is not None and index.takes_filters else [Plan.WIDENED]
+        plans += [Plan.WIDENED, Plan.MASKED] if isinstance(index, Lists) else [Plan.WIDENED]
     times: dict[Plan | None, list[float]] = {plan: [] for plan in (None, *plans)}
     for batch in batches(queries)[:repeats]:
         for plan, taken in times.items():

@@ -20,10 +20,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from index.exact import Rows, Vectors, score
+from index.exact import Mask, Rows, Vectors, score
 from index.manifest import Depth, depth_for
-
-Mask = npt.NDArray[np.bool_]
 
 GRAPH = "HNSW"
 EF_CONSTRUCTION = 64
@@ -36,30 +34,21 @@ TUNING_QUERIES = 1024
 class Approximate(Protocol):
     """An index that was made for one segment.
 
-    order: (n,) the row of each place that FAISS knows. most: how much `Depth.effort` makes sense. takes_filters:
-    whether it can be `told` which rows are allowed.
+    order: (n,) the row of each place that FAISS knows. most: how much `Depth.effort` makes sense.
     """
 
     faiss_index: Any
     order: Rows
     most: int
-    takes_filters: bool
 
     def near(self, queries: Vectors, vectors: Vectors, depth: Depth) -> tuple[Vectors, Rows]:
         """(Q, F) cosines and rows, unordered; -1 and -inf for none. `vectors`: (n, D), those of the segment."""
         ...
 
-    def told(
-        self, queries: Vectors, vectors: Vectors, depths: Sequence[Depth], allowed: Mask, k: int, count: int
-    ) -> tuple[Vectors, Rows]:
-        """(Q, count) of the rows that are allowed, (n,), of which k are wanted. Only where it takes filters."""
-        ...
-
 
 class Graph:
-    """HNSW; `effort` is its ef."""
-
-    takes_filters = False
+    """HNSW; `effort` is its ef. It cannot be told of a filter: its links lead through what is not allowed, and beyond it
+    too little is found."""
 
     def __init__(self, faiss_index: Any, order: Rows) -> None:
         self.faiss_index, self.order = faiss_index, order
@@ -71,17 +60,9 @@ class Graph:
         _, places = self.faiss_index.search(queries, depth.num_candidates, params=parameters)
         return scored(queries, vectors, places, self.order)
 
-    def told(
-        self, queries: Vectors, vectors: Vectors, depths: Sequence[Depth], allowed: Mask, k: int, count: int
-    ) -> tuple[Vectors, Rows]:
-        """A graph leads through what is not allowed, and finds too little beyond it."""
-        raise NotImplementedError
-
 
 class Lists:
-    """Inverted lists; `effort` is the number of them that are looked into."""
-
-    takes_filters = True
+    """Inverted lists; `effort` is the number of them that are looked into. It can be told of a filter."""
 
     def __init__(self, faiss_index: Any, order: Rows) -> None:
         self.faiss_index, self.order = faiss_index, order
@@ -98,8 +79,11 @@ class Lists:
     def told(
         self, queries: Vectors, vectors: Vectors, depths: Sequence[Depth], allowed: Mask, k: int, count: int
     ) -> tuple[Vectors, Rows]:
-        """See `Approximate`. What a filter keeps may lie far off: lists without any of it are passed over, and a query
-        looks as deep as its k-th allowed row is likely to lie."""
+        """(Q, count) cosines and rows of those that are allowed, (n,), of which k are wanted.
+
+        What a filter keeps may lie far off: lists without any of it are passed over, and a query looks as deep as its
+        k-th allowed row is likely to lie.
+        """
         allowed = allowed[self.order]
         passing = np.bincount(self.list_of[allowed], minlength=self.most)
         scores = queries @ self.centroids.T

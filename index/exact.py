@@ -10,6 +10,7 @@ from item.errors import SpaceError
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 # FAISS sums float32 in an order that depends on the number of queries: two of its scores of one pair differ by less.
 ROUNDING = 1e-5

@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from index.columns import Columns
-from index.exact import Rows, Vectors
+from index.exact import Mask, Rows, Vectors
 from index.filters import Filter
 from index.segment import Segment
 from index.truth import Changes, Keys
 
-Mask = npt.NDArray[np.bool_]
 FIRST_CAPACITY = 1024
 
 T = TypeVar("T", bound=np.generic)

@@ -13,16 +13,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from index.approximate import Approximate
-from index.exact import ROUNDING, SPARE, Rows, Vectors, nearest, score
+from index.approximate import Approximate, Lists
+from index.exact import ROUNDING, SPARE, Mask, Rows, Vectors, nearest, score
 from index.manifest import Depth, depth_for
 from index.memory import View
 from index.planner import Plan, Work, choose, neighbours_for
 from index.segment import Segment
-
-Mask = npt.NDArray[np.bool_]
 
 COPIED = 65_536  # vectors that are copied side by side at once
 MOSTLY = 0.9  # share of rows from which on those that may not be hits are taken out afterwards
@@ -158,7 +155,7 @@ class Group:
         work = Work(
             num_rows=num_rows,
             num_allowed=num_allowed,
-            num_lists=segment.index.most if segment.index.takes_filters else None,
+            num_lists=segment.index.most if isinstance(segment.index, Lists) else None,
             num_queries=len(queries),
             width=queries.shape[1],
         )
@@ -183,7 +180,7 @@ class Group:
         """
         assert part.segment is not None
         depths = part.segment.info.depths
-        if plan is Plan.MASKED and allowed is not None:
+        if plan is Plan.MASKED and isinstance(index, Lists) and allowed is not None:
             return index.told(queries, part.vectors, depths, allowed, self.k, depth.num_candidates)
         scores, rows = index.near(queries, part.vectors, depth)
         if allowed is None:
@@ -191,11 +188,12 @@ class Group:
         few = take_out(scores, rows, allowed, depth.num_neighbours, self.k)
         if len(few):
             others = np.ascontiguousarray(queries[few])
-            if index.takes_filters:
+            if isinstance(index, Lists):
                 scores[few], rows[few] = index.told(others, part.vectors, depths, allowed, self.k, depth.num_candidates)
             else:
-                fetch = min(scores.shape[1], count(allowed, len(allowed)))
-                exact_rows = nearest_allowed(others, part.vectors, fetch, allowed, count(allowed, len(allowed)))[1]
+                num_allowed = count(allowed, len(allowed))
+                fetch = min(scores.shape[1], num_allowed)
+                exact_rows = nearest_allowed(others, part.vectors, fetch, allowed, num_allowed)[1]
                 scores[few] = -np.inf
                 rows[few, :fetch] = exact_rows
                 scores[few, :fetch] = score(others, part.vectors, exact_rows)

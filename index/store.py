@@ -30,13 +30,13 @@ import numpy as np
 import pyarrow as pa
 
 from index.choosing import Choice
-from index.exact import Vectors, is_unit, unit
+from index.exact import Mask, Vectors, is_unit, unit
 from index.files import BESIDE, flush, rename_durably
 from index.filters import Filter
 from index.generations import CURRENT, new_generation, read_generations, remove_others, switch
 from index.lease import Lease
 from index.manifest import Manifest, SegmentInfo, read_manifest, write_manifest
-from index.memory import Mask, Memory, View
+from index.memory import Memory, View
 from index.planner import Plan
 from index.product import Product
 from index.recall import RecallEstimate, RecallSample
@@ -243,14 +243,14 @@ class Store:
             SpaceError: queries of another width, or not finite, or of length zero.
             ConfigError: k below 1, or not one entry of `leave_out` or `filters` for each query.
         """
-        unit_queries = unit(queries, self.about.vector_width)
+        self._follow()
+        unit_queries = unit(queries, self._truth.about.vector_width)
         if k < 1:
             raise ConfigError(f"k: {k} is below 1")
         for name, given in (("leave_out", leave_out), ("filters", filters)):
             if given is not None and len(given) != len(queries):
                 raise ConfigError(f"{name}: {len(given)} entries for {len(queries)} queries")
         unwanted = [set(ids) for ids in leave_out or [()] * len(queries)]
-        self._follow()
         view, masks = self._state(filters or [None] * len(queries))
         found = search(view, unit_queries, k + max(map(len, unwanted), default=0), masks)
         self._sample_recall(view, unit_queries, k, masks, found)
