@@ -47,7 +47,7 @@ class Approximate(Protocol):
 
 
 class Graph:
-    """HNSW; `effort` is its ef. It cannot be told of a filter: its links lead through what is not allowed, and beyond it
+    """HNSW; `effort` is its ef. It cannot be told of a filter: links lead through what is not allowed, and beyond it
     too little is found."""
 
     def __init__(self, faiss_index: Any, order: Rows) -> None:
