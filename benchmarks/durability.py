@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import re
 import shutil
@@ -37,198 +36,38 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
-
 import index.choosing
 import index.store
 from benchmarks.crash_images import VARIANTS, Image, record, replay
+from benchmarks.durability_finds import Content, Faults, History, Observed, judge, observe, repairs
+from benchmarks.durability_writes import (
+    ABOUT,
+    NUMBERS,
+    Operation,
+    drawn_operation,
+    operation_of,
+    script_to_damage,
+    whole_script,
+)
 from benchmarks.report import CHECKOUT, Result, write_report
-from index.exact import Vectors
 from index.files import BESIDE
-from index.filters import Equal
 from index.generations import CURRENT, PREFIX, read_generations
 from index.manifest import read_manifest
-from index.product import Product
 from index.store import Store, Upkeep
-from index.truth import About, Truth
+from index.truth import Truth
 from item.errors import StoreError
 from item.progress import Progress
 
-WIDTH = 16
-NUMBERS = 240  # products that there may be
-FILTERED = 10  # products that are sought by a filter, the last that were written
-ABOUT = About(space="0" * 64, vector_width=WIDTH, created="")
 QUIET = Upkeep(background=False)
 MEMORY = Path("/dev/shm")  # images and damaged copies need no disk
 COLLECTION = "collection"
 SHOWN = 20  # faults that are printed
-PAUSE_S = 60.0  # in which a writer is killed
-
-Versions = tuple[int, int]  # of a product, and of its vector
-State = dict[int, Versions]
-
-
-# What is written
-
-
-def product_of(number: int, version: int, vector_version: int) -> Product:
-    """It says which vector is its own."""
-    return Product(
-        product_id=f"p{number}",
-        title=f"Product {number} in version {version}",
-        category=("Shop", f"Shelf {number % 7}"),
-        attributes={"version": float(version), "vector": float(vector_version)},
-    )
-
-
-def vector_of(number: int, version: int) -> Vectors:
-    """(WIDTH,) of unit norm, another one for each product and version."""
-    drawn = np.random.default_rng([number, version]).standard_normal(WIDTH)
-    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """What a writer does. rows: number, version and version of the vector of each product."""
-
-    kind: str
-    rows: tuple[tuple[int, int, int], ...] = ()
-
-    def after(self, state: State) -> State:
-        """What is there afterwards."""
-        if self.kind == "delete":
-            gone = {number for number, _, _ in self.rows}
-            return {number: versions for number, versions in state.items() if number not in gone}
-        written = {number: (version, vector) for number, version, vector in self.rows}
-        return written if self.kind == "create" else state | written
-
-    def run(self, store: Store) -> Store:
-        """Does it, and returns the store that is open then."""
-        products = [product_of(*row) for row in self.rows]
-        vectors = np.array([vector_of(number, vector) for number, _, vector in self.rows]).reshape(-1, WIDTH)
-        match self.kind:
-            case "upsert":
-                store.upsert(products, vectors.astype(np.float32))
-            case "update":
-                store.update(products)
-            case "delete":
-                store.delete([product.product_id for product in products])
-            case "maintain":
-                store.maintain()
-            case "compact":
-                store.compact()
-            case "pause":
-                time.sleep(PAUSE_S)
-            case "create":
-                store.close()
-                blocks = [(products, vectors.astype(np.float32))] if products else []
-                store = Store.create(store.folder, ABOUT, blocks, upkeep=store.upkeep)
-        return store
-
-
-KINDS = {"upsert": 60, "update": 18, "delete": 14, "compact": 3, "create": 4, "delete all": 1}  # with their weights
-
-
-def drawn_operation(state: State, clock: int, rng: Random) -> Operation:
-    """Any operation; new versions count on from `clock`."""
-    (kind,) = rng.choices(list(KINDS), list(KINDS.values()))
-    there = sorted(state)
-    match kind:
-        case "upsert":
-            numbers = rng.choices(range(NUMBERS), k=rng.randint(1, 12))  # now and then one comes twice
-        case "update":
-            numbers = rng.choices(there, k=rng.randint(1, 6)) if there else []
-        case "delete":
-            numbers = rng.sample(range(NUMBERS), k=rng.randint(1, 16))
-        case "create":
-            numbers = rng.sample(there, k=rng.randint(0, len(there)))
-        case _:
-            numbers = there if kind == "delete all" else []
-    kind = kind.removesuffix(" all")
-    versions = range(clock, clock + len(numbers))
-    kept = kind == "update"
-    return Operation(
-        kind=kind,
-        rows=tuple(
-            (one, version, state[one][1] if kept else version) for one, version in zip(numbers, versions, strict=True)
-        ),
-    )
-
-
-class Script:
-    """A fixed list of operations, with versions that count on."""
-
-    def __init__(self) -> None:
-        self.operations: list[Operation] = []
-        self._state: State = {}
-        self._clock = 0
-
-    def add(self, kind: str, numbers: Iterable[int] = ()) -> None:
-        """One operation on these products."""
-        rows = []
-        for number in numbers:
-            self._clock += 1
-            kept = self._state.get(number, (0, 0))[1]
-            rows.append((number, self._clock, kept if kind == "update" else self._clock))
-        operation = Operation(kind=kind, rows=tuple(rows))
-        self._state = operation.after(self._state)
-        self.operations.append(operation)
-
-
-def whole_script(merges: int) -> tuple[Operation, ...]:
-    """Once through everything that a store does."""
-    script = Script()
-    script.add("upsert", (0, 1, 2))
-    script.add("upsert", range(40))
-    script.add("update", (3, 4))
-    script.add("delete", (5, 6, 99))
-    script.add("maintain")
-    for turn in range(merges):
-        first = 40 + 12 * turn
-        script.add("upsert", range(first, first + 12))
-        script.add("delete", (first, 7 + turn))
-        script.add("maintain")
-    script.add("upsert", (8, 9))
-    script.add("compact")
-    script.add("delete", (10,))
-    script.add("create", range(10, 60, 2))
-    script.add("delete", (12, 14))
-    script.add("upsert", (1, 14))
-    script.add("compact")
-    script.add("delete", range(60))
-    script.add("compact")
-    script.add("upsert", (20, 21))
-    script.add("maintain")
-    script.add("create")
-    script.add("upsert", (30, 31))
-    return tuple(script.operations)
-
-
-def script_to_damage(num_segments: int) -> tuple[Operation, ...]:
-    """A generation before; one or two segments, the first with an index; then as many new products as deleted ones.
-
-    Equal numbers, so that it does not show by the number of products if all that came last is forgotten.
-    """
-    script = Script()
-    script.add("upsert", range(20))
-    script.add("create", range(130))
-    if num_segments == 2:
-        script.add("upsert", range(130, 144))
-        script.add("maintain")
-    for number in range(4):
-        script.add("update", (number,))
-    script.add("delete", (4, 5))
-    script.add("upsert", (150, 151))
-    script.add("upsert", (6, 7))
-    script.add("update", (8, 150))
-    script.add("pause")
-    return tuple(script.operations)
 
 
 # The process that writes
@@ -256,11 +95,6 @@ class Orders:
         rows = tuple(map(tuple, fields.pop("state")))
         script = fields.pop("script")
         return cls(**fields, state=rows, script=None if script is None else tuple(map(operation_of, script)))
-
-
-def operation_of(fields: dict[str, Any]) -> Operation:
-    """From `asdict`, by way of JSON."""
-    return Operation(kind=fields["kind"], rows=tuple((n, version, vector) for n, version, vector in fields["rows"]))
 
 
 # Functions that a writer announces, by the name of the phase. They may be called within one another.
@@ -336,229 +170,6 @@ def operations(orders: Orders) -> Iterator[Operation]:
         operation = drawn_operation(state, clock, rng)
         yield operation
         state, clock = operation.after(state), clock + len(operation.rows)
-
-
-# What is found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
-    """What a collection has to hold; previous: what the generation before does, None: there is none."""
-
-    state: State
-    previous: State | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
-    """What a collection holds.
-
-    torn: by number, what does not belong together. refused: numbers of products that could not be read. found: the ids
-    of a search for everything. missed: ids of products that their own vectors do not find.
-    """
-
-    content: Content
-    torn: dict[int, str]
-    refused: frozenset[int]
-    found: tuple[str, ...]
-    missed: tuple[str, ...]
-    length: int
-
-
-def observe(store: Store) -> Observed:
-    """Reads all products, all vectors, and searches for each. Raises StoreError where that is refused as a whole."""
-    state: State = {}
-    torn: dict[int, str] = {}
-    refused: set[int] = set()
-    for number in range(NUMBERS):
-        try:
-            product, vector = store.product(f"p{number}"), store.vector(f"p{number}")
-        except StoreError:
-            refused.add(number)
-            continue
-        if product is None and vector is None:
-            continue
-        if (versions := versions_of(product, vector)) is None:
-            torn[number] = f"p{number}: product and vector do not belong together: {product}, {vector}"
-        else:
-            state[number] = versions
-    (everything,) = store.search(np.ones((1, WIDTH), np.float32), 2 * NUMBERS)
-    for hit in everything.hits:
-        number = int(hit.product_id[1:])
-        if number not in refused and not names_itself(store, hit.key, hit.product_id):
-            torn[number] = f"{hit.product_id}: its key names another product"
-    return Observed(
-        content=Content(state=state, previous=previous_state(store.folder)),
-        torn=torn,
-        refused=frozenset(refused),
-        found=tuple(hit.product_id for hit in everything.hits),
-        missed=tuple(missed(store, state)),
-        length=len(store),
-    )
-
-
-def versions_of(product: Product | None, vector: Vectors | None) -> Versions | None:
-    """Of a product and its vector; None: they are not as they were ever written."""
-    if product is None or vector is None:
-        return None
-    number, named = int(product.product_id[1:]), [product.attributes.get(name) for name in ("version", "vector")]
-    version, vector_version = (int(one) if isinstance(one, float) else 0 for one in named)
-    same = product == product_of(number, version, vector_version)
-    return (version, vector_version) if same and np.array_equal(vector, vector_of(number, vector_version)) else None
-
-
-def names_itself(store: Store, key: int, product_id: str) -> bool:
-    """Whether a hit's key is that of its product."""
-    try:
-        product = store.products([key]).get(key)
-    except StoreError:
-        return True  # refused
-    return product is not None and product.product_id == product_id
-
-
-def missed(store: Store, state: State) -> Iterator[str]:
-    """The ids of products that are not found first by their own vector, or, the last ones, not with a filter beside."""
-    last = sorted(state, key=lambda number: state[number])[-FILTERED:]
-    for numbers, filtered in ((list(state), False), (last, True)):
-        if not numbers:
-            continue
-        queries = np.stack([vector_of(number, state[number][1]) for number in numbers])
-        filters = [Equal("version", float(state[number][0])) if filtered else None for number in numbers]
-        for number, answer in zip(numbers, store.search(queries, 1, filters=filters), strict=True):
-            if [hit.product_id for hit in answer.hits] != [f"p{number}"] or answer.hits[0].score < 1 - 1e-5:
-                yield f"p{number}"
-
-
-def previous_state(folder: Path) -> State | None:
-    """What the generation before holds; None: there is none. Raises StoreError where it cannot be read."""
-    if not (name := read_generations(folder).previous):
-        return None
-    truth = Truth(folder / name, writable=False)
-    try:
-        with truth.frozen() as frozen:
-            rows = [row for _, products, vectors in frozen.blocks() for row in zip(products, vectors, strict=True)]
-    finally:
-        truth.close()
-    return {int(product.product_id[1:]): versions_of(product, vector) or (0, 0) for product, vector in rows}
-
-
-@dataclass(slots=True, kw_only=True)
-class Faults:
-    """Broken promises, each in words."""
-
-    lost: list[str] = field(default_factory=list)
-    resurrected: list[str] = field(default_factory=list)
-    duplicates: list[str] = field(default_factory=list)
-    torn: list[str] = field(default_factory=list)
-
-    def add(self, other: Faults) -> None:
-        self.lost += other.lost
-        self.resurrected += other.resurrected
-        self.duplicates += other.duplicates
-        self.torn += other.torn
-
-    def all(self) -> list[str]:
-        return [*self.lost, *self.resurrected, *self.duplicates, *self.torn]
-
-
-def judge(observed: Observed, acknowledged: Content, after: Content) -> Faults:
-    """What is wrong with a collection in which `acknowledged` was, or `after` a further operation that may be done."""
-    faults = Faults(
-        torn=list(observed.torn.values()), lost=[f"{one}: not found by its vector" for one in observed.missed]
-    )
-    state, sides = observed.content.state, set()
-    unsure = observed.refused | observed.torn.keys()
-    for number in set(range(NUMBERS)) - unsure:
-        was, will, now = (one.get(number) for one in (acknowledged.state, after.state, state))
-        if now in (was, will):
-            sides |= {now == will} if was != will else set()
-        elif now is None:
-            faults.lost.append(f"p{number}: is not there, {was} was acknowledged")
-        elif was is None:
-            faults.resurrected.append(f"p{number}: {now} is there, it was deleted")
-        else:
-            faults.lost.append(f"p{number}: {now} is there, {was} was acknowledged")
-    if len(sides) == 2:
-        faults.torn.append("an operation is half there")
-    if observed.content.previous not in (acknowledged.previous, after.previous):
-        faults.lost.append("the generation before is not what it was")
-    faults.add(judge_search(observed, {f"p{number}" for number in state}, {f"p{number}" for number in unsure}))
-    return faults
-
-
-def judge_search(observed: Observed, there: set[str], unsure: set[str]) -> Faults:
-    """Whether searches find what is there, once, and nothing else."""
-    found = set(observed.found)
-    faults = Faults(
-        lost=[f"{one}: is there, but no search finds it" for one in sorted(there - found)],
-        resurrected=[f"{one}: is not there, but found" for one in sorted(found - there - unsure)],
-        duplicates=[f"{one}: is found {times} times" for one, times in Counter(observed.found).items() if times > 1],
-    )
-    if observed.length != len(observed.found):
-        faults.torn.append(f"{len(observed.found)} products are found, the collection says {observed.length}")
-    return faults
-
-
-class History:
-    """What a writer has said, and what follows from it."""
-
-    def __init__(self) -> None:
-        self.content: Content | None = None  # that was acknowledged; None: no collection was
-        self.running: Operation | None = None
-        self.acknowledged = 0  # operations
-        self.clock = 1
-        self.phases: dict[int, list[str]] = {}  # by thread, those within others last
-
-    def hear(self, line: bytes) -> list[Any]:
-        """Takes a line, and returns its words."""
-        words: list[Any] = json.loads(line)
-        match words:
-            case ["start"]:
-                self.phases.clear()
-            case ["begin", fields]:
-                self.running = operation_of(fields)
-                self.clock = max([self.clock, *(version + 1 for _, version, _ in self.running.rows)])
-            case ["done"]:
-                self.content, self.running = self.after(), None
-                self.acknowledged += 1
-            case ["enter", thread, phase]:
-                self.phases.setdefault(thread, []).append(phase)
-            case ["leave", thread, _]:
-                self.phases[thread].pop()
-        return words
-
-    def after(self) -> Content | None:
-        """What was acknowledged, and the operation that is running."""
-        if self.running is None:
-            return self.content
-        if self.running.kind == "create":
-            previous = None if self.content is None else self.content.state
-            return Content(state=self.running.after({}), previous=previous)
-        assert self.content is not None
-        return Content(state=self.running.after(self.content.state), previous=self.content.previous)
-
-    def settle(self, content: Content | None) -> None:
-        """What the next writer starts from."""
-        self.content, self.running = content, None
-
-
-@contextmanager
-def repairs() -> Iterator[list[str]]:
-    """The warnings of the store, kept instead of printed: segments that had to be made again."""
-    messages: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, entry: logging.LogRecord) -> None:
-            messages.append(entry.getMessage())
-
-    handler, watched = Keep(), index.store.logger
-    watched.addHandler(handler)
-    propagated, watched.propagate = watched.propagate, False
-    try:
-        yield messages
-    finally:
-        watched.removeHandler(handler)
-        watched.propagate = propagated
 
 
 # Kills

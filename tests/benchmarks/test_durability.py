@@ -14,29 +14,21 @@ import pytest
 from benchmarks import durability
 from benchmarks.crash_images import VARIANTS, Image, calls_of, record, replay
 from benchmarks.durability import (
-    ABOUT,
     COLLECTION,
     QUIET,
     REFUSED,
     SAME,
     SILENT,
-    Content,
     Damage,
-    Faults,
-    Observed,
-    Operation,
     Orders,
     PowerCuts,
-    Script,
-    State,
     copied,
-    drawn_operation,
     in_memory,
-    judge,
-    observe,
     outcome,
     power_results,
 )
+from benchmarks.durability_finds import Content, Faults, Observed, judge, observe, repairs
+from benchmarks.durability_writes import ABOUT, KINDS, Operation, Script, State, drawn_operation
 from benchmarks.report import CHECKOUT
 from index.store import Store
 from index.truth import ACKNOWLEDGED
@@ -152,7 +144,7 @@ def test_drawn_operations_do_what_they_say(tmp_path: Path) -> None:
     rng, content, clock = Random(1), Content(state={}), 1
     kinds: set[str] = set()
     store = Store.create(tmp_path / COLLECTION, ABOUT, upkeep=QUIET)
-    while kinds < set(durability.KINDS) - {"delete all"}:
+    while kinds < set(KINDS) - {"delete all"}:
         operation = drawn_operation(content.state, clock, rng)
         store = operation.run(store)
         previous = content.state if operation.kind == "create" else content.previous
@@ -264,7 +256,7 @@ def test_a_missing_fsync_breaks_images(tmp_path: Path) -> None:
     lines = (tmp_path / "log").read_text(encoding="ascii").splitlines(keepends=True)
     broken = {}
     for forgotten in ("nothing", "fsync", "fdatasync"):
-        with in_memory() as scratch, durability.repairs():
+        with in_memory() as scratch, repairs():
             cuts = PowerCuts(tmp_path / "disk", scratch, seed=0)
             cuts.run((line for line in lines if f" {forgotten}(" not in line), every=13)
         assert cuts.images.total() > 20
