@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from deploy.server import Server
 from item.catalog.listing import Listing
-from item.cli import batches, main, write_rows
+from item.cli import main
 from item.client import Client
 from item.results import WriteResult, product_message
+from item.sending import batches, write_rows
 from item.tables import display_width, format_table
 from item.v1 import item_pb2
 from tests.deploy.serving import png
