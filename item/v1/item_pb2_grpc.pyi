@@ -9,7 +9,7 @@ Rules that hold everywhere:
 - Statuses, of calls and in Error.code alike: INVALID_ARGUMENT names the field, NOT_FOUND an unknown product,
   adapter or collection, FAILED_PRECONDITION a vector of another space or a missing index, RESOURCE_EXHAUSTED a
   full queue (the trailing metadata `grpc-retry-pushback-ms` says when to come again), UNAVAILABLE a server that
-  is loading or draining, DEADLINE_EXCEEDED work that was dropped, UNAUTHENTICATED a caller without a valid
+  is loading or draining, or to which another process has not yet left the writing, DEADLINE_EXCEEDED work that was dropped, UNAUTHENTICATED a caller without a valid
   token, UNIMPLEMENTED an rpc or field that this server does not offer yet.
 - Every vector belongs to a space, the sha256 of everything that made it. Scores are cosines, within [-1, 1].
 - A server that speaks this contract stays readable to older clients: fields are added, never renumbered.
