@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from index.approximate import Approximate, add, adding_order, num_queries, train, wrap
+from index.approximate import GRAPH, Approximate, add, adding_order, close_together, num_queries, train, wrap
 from index.exact import Rows, Vectors, nearest
 from index.manifest import Depth
 from item.errors import ConfigError
@@ -73,15 +73,19 @@ def num_lists(count: int) -> int:
     return int(2 ** round(np.log2(4 * np.sqrt(count))))
 
 
-def build(vectors: Vectors, factory: str, recall: float) -> tuple[Any, tuple[Depth, ...]]:
-    """A FAISS index of (n, D), its rows in their `adding_order`, and the depths that it was tuned for."""
+def build(vectors: Vectors, factory: str, recall: float) -> tuple[Any, Rows, tuple[Depth, ...]]:
+    """A FAISS index of (n, D), the row of each of its places, (n,), and the depths that it was tuned for."""
     order, num_last = adding_order(len(vectors)), num_queries(len(vectors))
     first, last = order[:-num_last], order[-num_last:]
     index = train(vectors, factory)
     add(index, vectors, first)
     depths = tune(wrap(index, factory, first), vectors, np.ascontiguousarray(vectors[last]), recall)
     add(index, vectors, last)
-    return index, depths
+    if factory.startswith(GRAPH):
+        places = close_together(vectors, order)
+        index.permute_entries(places)
+        order = order[places]
+    return index, order, depths
 
 
 def tune(index: Approximate, vectors: Vectors, queries: Vectors, recall: float) -> tuple[Depth, ...]:

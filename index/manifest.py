@@ -53,7 +53,7 @@ class SegmentInfo:
     """An immutable segment: the products with keys in (first_key, last_key] at `revision`, `count` of them.
 
     factory: of its index, as FAISS names it; "Flat": none, it is searched exactly. depths: how it is searched, by
-    ascending number of neighbours. files: rows, vectors and, but for "Flat", index.
+    ascending number of neighbours. files: rows, vectors and, but for "Flat", index and order.
     """
 
     last_key: int
@@ -63,8 +63,12 @@ class SegmentInfo:
     depths: tuple[Depth, ...]
     files: dict[str, FileDigest]
 
+    def has(self, kind: str) -> bool:
+        """Whether there is a file of a kind."""
+        return any(name.startswith(f"{kind}-") for name in self.files)
+
     def file(self, kind: str) -> str:
-        """The name of its file of a kind: rows, vectors, index."""
+        """The name of its file of a kind: rows, vectors, index, order."""
         for name in self.files:
             if name.startswith(f"{kind}-"):
                 return name

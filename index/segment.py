@@ -3,6 +3,7 @@
 rows-<sha256>.arrow      keys, ids and attributes (index.columns) of n products, by ascending key
 vectors-<sha256>.npy     their (n, D) float32 vectors, mapped into memory, not read
 index-<sha256>.faiss     an approximate index of them, but for small segments, which are searched exactly
+order-<sha256>.npy       the row of each of its places
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from index.approximate import read
+from index.approximate import Approximate, read
 from index.choosing import FLAT, Choice, build
 from index.columns import Columns
 from index.exact import Vectors
@@ -35,7 +36,7 @@ class Segment:
         try:
             table = read_rows(folder / info.file("rows"))
             self.vectors = map_vectors(folder / info.file("vectors"))
-            self.index = None if info.factory == FLAT else read(folder / info.file("index"), info.factory)
+            self.index = None if info.factory == FLAT else read_index(folder, info)
         except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
             raise StoreError(f"{folder}: a segment cannot be read ({error})") from error
         n = info.count
@@ -61,19 +62,28 @@ def read_rows(path: Path) -> pa.Table:
         return pa.ipc.open_file(file).read_all()
 
 
+def read_index(folder: Path, info: SegmentInfo) -> Approximate:
+    """A segment's index. Segments were written without an order once. Raises OSError, ValueError, RuntimeError."""
+    order = np.load(folder / info.file("order")).astype(np.int64) if info.has("order") else None
+    return read(folder / info.file("index"), info.factory, order)
+
+
 def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Choice) -> SegmentInfo:
     """Writes all products with keys above `first_key`, at least one, as a segment."""
     width = frozen.truth.about.vector_width
-    vectors, rows, index = (folder / f"{name}{BESIDE}" for name in ("vectors.npy", "rows.arrow", "index.faiss"))
+    names = ("vectors.npy", "rows.arrow", "index.faiss", "order.npy")
+    vectors, rows, index, order = (folder / f"{name}{BESIDE}" for name in names)
     count = write_rows(frozen, first_key, vectors, rows)
     factory = choice.factory(count, width)
     depths: tuple[Depth, ...] = ()
     written = [vectors, rows]
     if factory != FLAT:
         mapped = map_vectors(vectors)
-        built, depths = build(mapped, factory, choice.recall)
+        built, rows_in_order, depths = build(mapped, factory, choice.recall)
         faiss.write_index(built, str(index))
-        written.append(index)
+        with order.open("wb") as file:
+            np.save(file, rows_in_order.astype(np.int32))
+        written += [index, order]
     return SegmentInfo(
         last_key=frozen.last_key(),
         revision=frozen.revision,

@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 Stamp = tuple[int, int] | None  # what `stamp` tells of a manifest
 
-SEGMENT_FILES = ("vectors-*.npy", "index-*.faiss", "rows-*.arrow", f"*{BESIDE}")
+SEGMENT_FILES = ("vectors-*.npy", "index-*.faiss", "order-*.npy", "rows-*.arrow", f"*{BESIDE}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
