@@ -311,7 +311,11 @@ def leftovers(folder: Path) -> Iterator[str]:
         named = set(read_manifest(folder / generations.current).files())
     except StoreError:
         return
-    files = {path.name for path in (folder / generations.current).glob("*-*.*") if path.suffix in (".faiss", ".arrow")}
+    files = {
+        path.name
+        for path in (folder / generations.current).glob("*-*.*")
+        if path.suffix in (".faiss", ".arrow", ".sqlite")
+    }
     if files - named:
         yield "segment"
     if any(folder.rglob(f"*{BESIDE}")):

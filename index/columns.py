@@ -12,7 +12,7 @@ import json
 import math
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from typing import Any, assert_never
 
@@ -52,7 +52,7 @@ class Columns:
         self._num_rows = 0
         self._capacity = 0
         self._columns: dict[str, _Column] = {}
-        self._category = self._column(CATEGORY)
+        self._category = self._columns[CATEGORY] = _Coded(self._capacity, _wider_paths)
         self._groups = self._column(GROUP)
 
     def __len__(self) -> int:
@@ -110,6 +110,11 @@ class Columns:
                 return value
         return None
 
+    def texts(self, row: int) -> list[AttributeValue]:
+        """The attributes' strings and lists of strings in a row in [0, n), by column."""
+        coded = (column for name, column in self._columns.items() if name.startswith(CODED))
+        return [value for column in coded if isinstance(value := column.value(row), str | list)]
+
     def facets(self, rows: Rows, attribute: str) -> list[tuple[Value, int]]:
         """How many of the rows have each value of an attribute; a list has each of its strings, once.
 
@@ -118,6 +123,15 @@ class Columns:
         """
         counts = [count for column in self._of(attribute) for count in column.counts(rows)]
         return sorted(counts, key=lambda count: (-count[1], type(count[0]).__name__, count[0]))
+
+    def categories(self, rows: Rows, level: int) -> list[tuple[tuple[str, ...], int]]:
+        """How many of the rows lie under each category path of up to `level` levels, the most frequent first, ties by
+        path; rows without category count for none."""
+        counts = Counter[tuple[str, ...]]()
+        for path, count in self._category.word_counts(rows):
+            if isinstance(path, tuple) and path:
+                counts[path[:level]] += count
+        return sorted(counts.items(), key=lambda count: (-count[1], count[0]))
 
     def to_table(self, start: int = 0, end: int | None = None) -> pa.Table:
         """Rows [start, end) as a table of their own: dictionaries of JSON texts, and float64 with NaN for none."""
@@ -253,14 +267,18 @@ class _Coded(_Cells):
         return cells == codes[0] if len(codes) == 1 else passes[cells]
 
     def counts(self, rows: Rows) -> Iterable[tuple[Value, int]]:
+        found = Counter[Value]()
+        for word, count in self.word_counts(rows):
+            for value in set(word) if isinstance(word, tuple) else (word,):
+                found[value] += count
+        return found.items()
+
+    def word_counts(self, rows: Rows) -> Iterator[tuple[Word, int]]:
+        """The whole words of rows."""
         codes = self.cells[rows]
         counts = np.bincount(codes[codes != MISSING_CODE])
-        found = Counter[Value]()
         for code in np.flatnonzero(counts).tolist():
-            word = self._words[code]
-            for value in set(word) if isinstance(word, tuple) else (word,):
-                found[value] += int(counts[code])
-        return found.items()
+            yield self._words[code], int(counts[code])
 
     def to_arrow(self, start: int, end: int) -> pa.Array:
         codes = self.cells[start:end]
@@ -294,7 +312,7 @@ _Column = _Coded | _Numeric
 def _new_column(name: str, capacity: int) -> _Column:
     if name.startswith(NUMERIC):
         return _Numeric(capacity)
-    return _Coded(capacity, _wider_paths if name == CATEGORY else tuple)
+    return _Coded(capacity, tuple)
 
 
 def _wider_paths(category: tuple[str, ...]) -> Iterable[Word]:

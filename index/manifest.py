@@ -53,7 +53,8 @@ class SegmentInfo:
     """An immutable segment: the products with keys in (first_key, last_key] at `revision`, `count` of them.
 
     factory: of its index, as FAISS names it; "Flat": none, it is searched exactly. depths: how it is searched, by
-    ascending number of neighbours. files: rows, vectors and, but for "Flat", index and order.
+    ascending number of neighbours. files: rows, vectors, words and, but for "Flat", index
+    and order; segments of earlier versions lack words and order.
     """
 
     last_key: int
@@ -63,16 +64,16 @@ class SegmentInfo:
     depths: tuple[Depth, ...]
     files: dict[str, FileDigest]
 
-    def has(self, kind: str) -> bool:
-        """Whether there is a file of a kind."""
-        return any(name.startswith(f"{kind}-") for name in self.files)
-
     def file(self, kind: str) -> str:
-        """The name of its file of a kind: rows, vectors, index, order."""
-        for name in self.files:
-            if name.startswith(f"{kind}-"):
-                return name
-        raise StoreError(f"{MANIFEST}: a segment has no file {kind}-*")
+        """The name of its file of a kind: rows, vectors, words, index, order. Raises StoreError where it has none."""
+        name = self.find(kind)
+        if name is None:
+            raise StoreError(f"{MANIFEST}: a segment has no file {kind}-*")
+        return name
+
+    def find(self, kind: str) -> str | None:
+        """The same, or None."""
+        return next((name for name in self.files if name.startswith(f"{kind}-")), None)
 
     def check_files(self, folder: Path) -> None:
         """Reads every file once. Raises StoreError for one that is missing or not what was written."""

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from index.columns import Columns
-from index.exact import Mask, Rows, Vectors
+from index.exact import Mask, Rows, Vectors, score
 from index.filters import Filter
+from index.product import Product
 from index.segment import Segment
 from index.truth import Changes, Keys
+from index.words import FreshWords
 
 FIRST_CAPACITY = 1024
 
@@ -29,7 +31,7 @@ class View:
     """The state at one moment. n rows, of which `num_segment_rows` are of segments and the others fresh.
 
     keys: (n,) ascending. alive: (n,), None where all are. fresh: (n - num_segment_rows, D). fresh_ids: theirs; more may
-    be at its end.
+    be at its end. fresh_words: theirs, and those of `reworded` rows, in place of what segments know; more may be there.
     """
 
     segments: tuple[Segment, ...]
@@ -38,6 +40,8 @@ class View:
     alive: Mask | None
     fresh: Vectors
     fresh_ids: list[str]
+    fresh_words: FreshWords
+    reworded: frozenset[int]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -53,6 +57,48 @@ class View:
         fresh = rows >= self.num_segment_rows
         found[fresh] = [self.fresh_ids[row] for row in (rows[fresh] - self.num_segment_rows).tolist()]
         return list(found)
+
+    def scores(self, query: Vectors, rows: Rows) -> Vectors:
+        """(m,) cosines of a query, (D,), with rows in [0, n), (m,), whatever part they are of."""
+        found = np.empty(len(rows), dtype=np.float32)
+        for vectors, first in self.arrays():
+            here = (rows >= first) & (rows < first + len(vectors))
+            if here.any():
+                found[here] = score(query[None], vectors, (rows[here] - first)[None])[0]
+        return found
+
+    def vectors(self, rows: Rows) -> Vectors:
+        """(m, D) of rows in [0, n), (m,)."""
+        found = np.empty((len(rows), self.fresh.shape[1]), dtype=np.float32)
+        for vectors, first in self.arrays():
+            here = (rows >= first) & (rows < first + len(vectors))
+            found[here] = vectors[rows[here] - first]
+        return found
+
+    def rows_with_words(self, text: str, count: int, allowed: Mask | None) -> Rows:
+        """The best `count` rows by their words (index.words) of those that are allowed, (n,), the best first."""
+        fresh_allowed = np.ones(len(self), dtype=bool) if allowed is None else allowed
+        found = [self.fresh_words.search(text, count, fresh_allowed)]
+        for segment, first in self.parts():
+            if segment.words is not None:
+                part = self.worded_by_segment(first, len(segment), allowed)
+                rows, scores = segment.words.search(text, count, part)
+                found.append((rows + first, scores))
+        rows, scores = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        return rows[np.lexsort((rows, -scores))][:count]
+
+    def worded_by_segment(self, first: int, num_rows: int, allowed: Mask | None) -> Mask | None:
+        """(num_rows,) allowed rows of a segment whose words it knows; None: all of them."""
+        reworded = [row - first for row in self.reworded if first <= row < first + num_rows]
+        if not reworded:
+            return None if allowed is None else allowed[first : first + num_rows]
+        part = np.ones(num_rows, dtype=bool) if allowed is None else allowed[first : first + num_rows].copy()
+        part[reworded] = False
+        return part
+
+    def arrays(self) -> list[tuple[Vectors, int]]:
+        """The vectors of all parts, each with its first row."""
+        return [*((segment.vectors, first) for segment, first in self.parts()), (self.fresh, self.num_segment_rows)]
 
     def parts(self) -> list[tuple[Segment, int]]:
         """The segments, each with its first row."""
@@ -77,6 +123,8 @@ class Memory:
         self._alive = Grown(np.ones(self.num_segment_rows, dtype=bool))
         self._fresh = Grown(np.empty((0, width), dtype=np.float32))
         self._fresh_ids: list[str] = []
+        self._fresh_words = FreshWords()
+        self._reworded: set[int] = set()  # rows of segments that got other words since
 
     def __len__(self) -> int:
         return len(self._keys.values) - self.num_dead
@@ -107,9 +155,11 @@ class Memory:
                 assert written.vector is not None
                 new.append((written.key, written.product, written.vector))
             elif (row := self._row(written.key)) is not None:
-                self.columns.update(row, written.product)
+                self._update(row, written.product)
         if new:
             keys, products, vectors = zip(*new, strict=True)
+            for row, product in enumerate(products, start=len(self._keys.values)):
+                self._fresh_words.add(row, product)
             self.columns.append(products)
             self._fresh.append(np.stack(vectors))
             self._fresh_ids += [product.product_id for product in products]
@@ -127,6 +177,8 @@ class Memory:
             alive=self._alive.values.copy() if self.num_dead else None,
             fresh=self._fresh.values,
             fresh_ids=self._fresh_ids,
+            fresh_words=self._fresh_words,
+            reworded=frozenset(self._reworded),
         )
 
     def mask(self, condition: Filter) -> Mask:
@@ -135,6 +187,15 @@ class Memory:
         if self.num_dead:
             passed &= self._alive.values
         return passed
+
+    def _update(self, row: int, product: Product) -> None:
+        """Gives a row other attributes; its words are searched anew only where a text of them changed."""
+        before = self.columns.texts(row)
+        self.columns.update(row, product)
+        if self.columns.texts(row) != before:
+            self._fresh_words.add(row, product)
+            if row < self.num_segment_rows:
+                self._reworded.add(row)
 
     def _row(self, key: int) -> int | None:
         keys = self._keys.values

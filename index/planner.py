@@ -33,8 +33,8 @@ class Costs:
     """Nanoseconds for each dimension on two of today's cores; only their ratios matter (benchmarks.filters).
 
     copy: of a row, so that those that pass lie side by side. compare: of a row with one query of many. hop: of one of a
-    graph's ef. scan: of a row in a list. refine: of a candidate. told: for each row of the part, whatever the width:
-    telling an index of a filter.
+    graph's ef. scan: of a row in a list. refine: of a candidate. Whatever the width: told, for each row of the part, of
+    telling an index of a filter; heap, for each pair of a graph's ef, which it searches through for each of them.
     """
 
     copy: float = 0.6
@@ -43,6 +43,7 @@ class Costs:
     scan: float = 0.05
     refine: float = 0.5
     told: float = 3.0
+    heap: float = 0.44
 
 
 COSTS = Costs()
@@ -79,12 +80,14 @@ def exact_cost(work: Work, costs: Costs) -> float:
 
 def index_cost(work: Work, depth: Depth, costs: Costs, told: bool) -> float:
     """Of an index that is searched at a depth; `told`: it compares only rows that pass, and has to be told which."""
+    heap = 0.0
     if work.num_lists is None:
         found = depth.effort * costs.hop
+        heap = depth.effort**2 * costs.heap
     else:
         rows = work.num_allowed if told else work.num_rows
         found = rows * min(1.0, depth.effort / work.num_lists) * costs.scan
-    each = work.width * (found + depth.num_candidates * costs.refine)
+    each = heap + work.width * (found + depth.num_candidates * costs.refine)
     return work.num_queries * each + (work.num_rows * costs.told if told else 0.0)
 
 

@@ -57,6 +57,12 @@ class Found:
             plan=self.plan,
         )
 
+    def part(self, places: slice) -> Found:
+        """Some of them."""
+        return Found(
+            product_ids=self.product_ids[places], scores=self.scores[places], keys=self.keys[places], plan=self.plan
+        )
+
     @property
     def hits(self) -> list[Hit]:
         """The same, hit by hit."""

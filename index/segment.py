@@ -2,7 +2,8 @@
 
 rows-<sha256>.arrow      keys, ids and attributes (index.columns) of n products, by ascending key
 vectors-<sha256>.npy     their (n, D) float32 vectors, mapped into memory, not read
-index-<sha256>.faiss     an approximate index of them, but for small segments, which are searched exactly
+words-<sha256>.sqlite    the words of the same products (index.words); stores of earlier versions lack it
+index-<sha256>.faiss     an approximate index of the vectors, but for small segments, which are searched exactly
 order-<sha256>.npy       the row of each of its places
 """
 
@@ -21,6 +22,7 @@ from index.exact import Vectors
 from index.files import BESIDE, FileDigest, digest, rename_durably
 from index.manifest import Depth, SegmentInfo
 from index.truth import FrozenTruth, Keys
+from index.words import Words, WordsWriter
 from item.errors import StoreError
 
 KEY, PRODUCT_ID = "key", "product_id"
@@ -46,6 +48,8 @@ class Segment:
         self.keys: Keys = table[KEY].to_numpy()
         self.ids = table[PRODUCT_ID].to_numpy()  # of strings: Arrow takes longer to find a few
         self.attributes: pa.Table = table.drop_columns([KEY, PRODUCT_ID])
+        words = info.find("words")
+        self.words = None if words is None else Words(folder / words, n)  # None: written by an earlier version
 
     def __len__(self) -> int:
         return self.info.count
@@ -64,19 +68,20 @@ def read_rows(path: Path) -> pa.Table:
 
 def read_index(folder: Path, info: SegmentInfo) -> Approximate:
     """A segment's index. Segments were written without an order once. Raises OSError, ValueError, RuntimeError."""
-    order = np.load(folder / info.file("order")).astype(np.int64) if info.has("order") else None
-    return read(folder / info.file("index"), info.factory, order)
+    order = info.find("order")
+    rows = None if order is None else np.load(folder / order).astype(np.int64)
+    return read(folder / info.file("index"), info.factory, rows)
 
 
 def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Choice) -> SegmentInfo:
     """Writes all products with keys above `first_key`, at least one, as a segment."""
     width = frozen.truth.about.vector_width
-    names = ("vectors.npy", "rows.arrow", "index.faiss", "order.npy")
-    vectors, rows, index, order = (folder / f"{name}{BESIDE}" for name in names)
-    count = write_rows(frozen, first_key, vectors, rows)
+    names = ("vectors.npy", "rows.arrow", "words.sqlite", "index.faiss", "order.npy")
+    vectors, rows, words, index, order = (folder / f"{name}{BESIDE}" for name in names)
+    count = write_rows(frozen, first_key, vectors, rows, words)
     factory = choice.factory(count, width)
     depths: tuple[Depth, ...] = ()
-    written = [vectors, rows]
+    written = [vectors, rows, words]
     if factory != FLAT:
         mapped = map_vectors(vectors)
         built, rows_in_order, depths = build(mapped, factory, choice.recall)
@@ -94,18 +99,20 @@ def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Cho
     )
 
 
-def write_rows(frozen: FrozenTruth, first_key: int, vectors: Path, rows: Path) -> int:
-    """Writes vectors, and keys, ids and attributes, block by block. Returns the number of products."""
+def write_rows(frozen: FrozenTruth, first_key: int, vectors: Path, rows: Path, words: Path) -> int:
+    """Writes vectors, words, and keys, ids and attributes, block by block. Returns the number of products."""
     columns, keys, ids = Columns(), [], []
-    with vectors.open("wb") as file:
+    with vectors.open("wb") as file, WordsWriter(words) as writer_of_words:
         header = np.lib.format.header_data_from_array_1_0(np.empty((0, frozen.truth.about.vector_width), np.float32))
         header["shape"] = (frozen.count(first_key), frozen.truth.about.vector_width)
         np.lib.format.write_array_header_1_0(file, header)
         for block_keys, products, block in frozen.blocks(first_key):
             file.write(block.tobytes())
             columns.append(products)
+            writer_of_words.append(products)
             keys.append(block_keys)
             ids.append(pa.array([product.product_id for product in products], pa.string()))
+        writer_of_words.finish()
     table = columns.to_table()
     table = table.append_column(KEY, pa.array(np.concatenate(keys))).append_column(PRODUCT_ID, pa.chunked_array(ids))
     with pa.OSFile(str(rows), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:

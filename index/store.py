@@ -7,7 +7,7 @@
         truth.sqlite              products and vectors: the truth (index.truth)
         acknowledged              the last revision that was acknowledged
         manifest.json             the segments (index.manifest)
-        rows-, vectors-, index-   their files: a cache of the truth (index.segment)
+        rows-, vectors-, ...      their files: a cache of the truth (index.segment)
 
 Fresh writes are searched exactly beside the segments, until a background thread makes a segment of them. One process
 writes; others open the collection to read and see each write as soon as it is acknowledged.
@@ -39,6 +39,7 @@ from index.manifest import Manifest, SegmentInfo, read_manifest, write_manifest
 from index.memory import Memory, View
 from index.planner import Plan
 from index.product import Product
+from index.ranking import NO_GROUPS, Query, Ranked, Ranking
 from index.recall import RecallEstimate, RecallSample
 from index.search import Found, Group, search
 from index.segment import Segment, write_segment
@@ -49,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 Stamp = tuple[int, int] | None  # what `stamp` tells of a manifest
 
-SEGMENT_FILES = ("vectors-*.npy", "index-*.faiss", "order-*.npy", "rows-*.arrow", f"*{BESIDE}")
+SEGMENT_FILES = ("vectors-*.npy", "index-*.faiss", "order-*.npy", "rows-*.arrow", "words-*.sqlite", f"*{BESIDE}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +257,35 @@ class Store:
         self._sample_recall(view, unit_queries, k, masks, found)
         return [one.without(ids, k) if leave_out else one for one, ids in zip(found, unwanted, strict=True)]
 
+    def rank(
+        self,
+        query: Vectors,
+        num_hits: int,
+        ranking: Ranking,
+        leave_out: Collection[str] = (),
+        condition: Filter | None = None,
+    ) -> Ranked:
+        """The first `num_hits` products for one query, (D,), in the order of a ranking (index.ranking).
+
+        leave_out: ids of products that are not wanted. condition: what hits have to pass.
+
+        Raises:
+            SpaceError, ConfigError: as `search`.
+        """
+        self._follow()
+        (vector,) = unit(query[None], self._truth.about.vector_width)
+        if num_hits < 1:
+            raise ConfigError(f"num_hits: {num_hits} is below 1")
+        with self._lock:
+            memory = self._memory  # its rows stay what they are, whatever is merged meanwhile
+            view = memory.view()
+            mask = None if condition is None else memory.mask(condition)
+            groups = memory.columns.group_codes().copy() if ranking.collapse_groups else NO_GROUPS
+        ranked = Query(view=view, vector=vector, mask=mask, groups=groups, ranking=ranking, leave_out=set(leave_out))
+        window = ranked.window(ranking.size(num_hits))
+        with self._lock:
+            return ranked.ranked(window, num_hits, memory.columns)
+
     def _sample_recall(
         self, view: View, queries: Vectors, k: int, masks: Sequence[Mask | None], found: Sequence[Found]
     ) -> None:
@@ -371,14 +401,18 @@ class Store:
             self._merge(0)
 
     def _next_merge(self) -> int | None:
-        """The first of the segments that are due to be merged with all that is newer; None: none is."""
+        """The first of the segments that are due to be merged with all that is newer; None: none is.
+
+        A segment of an earlier version, which has no words, is due.
+        """
         with self._lock:
             sizes, fresh = self._memory.segment_sizes(), self._memory.num_fresh
+            wordless = [segment.words is None for segment in self._memory.segments]
         first = len(sizes) if fresh >= self.upkeep.flush_rows else None
         newer = fresh
         for number, (alive, rows) in reversed(list(enumerate(sizes))):
             mostly_dead = rows - alive > self.upkeep.max_dead * rows
-            if mostly_dead or (first is not None and alive < self.upkeep.ratio * newer):
+            if wordless[number] or mostly_dead or (first is not None and alive < self.upkeep.ratio * newer):
                 first = number
             newer += alive
         return first

@@ -79,7 +79,10 @@ HARMS: dict[str, Callable[[Path], object]] = {
     "remove": lambda path: path.unlink(),
 }
 FILES = [
-    (segment, kind) for segment in (0, 1) for kind in ("rows", "vectors", "index") if (segment, kind) != (1, "index")
+    (segment, kind)
+    for segment in (0, 1)
+    for kind in ("rows", "vectors", "words", "index")
+    if (segment, kind) != (1, "index")
 ]
 
 

@@ -189,7 +189,7 @@ def test_the_same_products_give_the_same_files(tmp_path: Path) -> None:
         Store.create(tmp_path / name, about(), rows, upkeep=BY_HAND).close()
         files.append(segment_files(generation_folder(tmp_path / name)))
     assert files[0] == files[1]
-    assert len(files[0]) == 2
+    assert len(files[0]) == 3
     assert not any(name.startswith("vectors") for name in files[0] & files[2])
 
 
@@ -208,7 +208,7 @@ def test_segments_are_made_of_enough_fresh_rows(tmp_path: Path) -> None:
         store.upsert([product(names[9])], vectors[9:10])
         assert store.maintain()
         assert not store.maintain()
-        assert len(segment_files(folder)) == 2
+        assert len(segment_files(folder)) == 3
         for start in range(10, 200, 10):
             store.upsert([product(name) for name in names[start : start + 10]], vectors[start : start + 10])
             assert store.maintain()
@@ -225,7 +225,7 @@ def test_a_segment_that_is_mostly_dead_is_made_again(store: Store) -> None:
     store.delete(["p5"])
     assert store.maintain()
     assert not store.maintain()
-    assert len(segment_files(folder)) == 2
+    assert len(segment_files(folder)) == 3
     assert not segment_files(folder) & before
     assert len(store) == 14
 
@@ -233,7 +233,7 @@ def test_a_segment_that_is_mostly_dead_is_made_again(store: Store) -> None:
 def test_a_thread_makes_segments(tmp_path: Path) -> None:
     with Store.create(tmp_path, about(), upkeep=Upkeep(flush_rows=10)) as store:
         store.upsert([product(f"p{row}") for row in range(10)], random_vectors(10))
-        _wait_for(lambda: len(segment_files(generation_folder(tmp_path))) == 2)
+        _wait_for(lambda: len(segment_files(generation_folder(tmp_path))) == 3)
         assert len(store) == 10
 
 
@@ -265,7 +265,7 @@ def test_a_thread_that_failed_tries_again(
         _wait_for(lambda: "segments could not be written" in caplog.text)
         assert len(store.search(random_vectors(1), 20)[0].hits) == 10
         store.upsert([product("new")], random_vectors(1))
-        _wait_for(lambda: len(segment_files(generation_folder(tmp_path))) == 2)
+        _wait_for(lambda: len(segment_files(generation_folder(tmp_path))) == 3)
         assert len(store) == 11
 
 
