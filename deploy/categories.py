@@ -8,7 +8,7 @@ from math import fsum
 from deploy.errors import Deadline
 from deploy.hits import find
 from deploy.messages import category_message
-from deploy.queries import Sought
+from deploy.queries import Sought, Terms
 from index.filters import Categorised, Under
 from index.store import Store
 from item.engine.interface import Vectors
@@ -37,7 +37,7 @@ def predict(store: Store, vector: Vectors, top_k: int, start: Path, deadline: De
 def closest_voters(store: Store, vector: Vectors, start: Path, deadline: Deadline) -> list[tuple[Path, float]]:
     """Category and similarity of the closest products that have a category, one under `start` where that is given."""
     condition = Under(start) if start else Categorised()
-    (hits,) = find(store, [Sought(vector=vector, filter=condition)], NUM_NEIGHBOURS, deadline)
+    (hits,) = find(store, [Sought(vector=vector, terms=Terms(filter=condition))], NUM_NEIGHBOURS, deadline)
     return [(product.category, score) for product, score in hits if product.category]
 
 

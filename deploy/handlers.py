@@ -50,16 +50,20 @@ class Limits:
         max_inputs: inputs, queries or products of a call.
         max_k: hits of a query.
         max_message_bytes: size of a request.
+        max_window: hits of a query that are sorted or counted, and of all its pages.
     """
 
     max_inputs: int = 256
     max_k: int = 1000
     max_message_bytes: int = 64 * 2**20
+    max_window: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in ("max_inputs", "max_k", "max_message_bytes"):
+        for name in ("max_inputs", "max_k", "max_message_bytes", "max_window"):
             if (value := getattr(self, name)) < 1:
                 raise ConfigError(f"{name}: {value} is below 1")
+        if self.max_window < self.max_k:
+            raise ConfigError(f"max_window: {self.max_window} is below max_k, {self.max_k}")
 
 
 class Handlers:
@@ -111,9 +115,10 @@ class Handlers:
         if (number := sum(len(getattr(query, name)) for query in request.queries for name in POINTS)) > most:
             raise InvalidRequestError("queries", f"{number} parts and examples; give up to {most} in one call")
         deadline.check()
-        sought, encoding = sought_by(request.queries, store, partial(encode_inputs, self.engine))
+        window = self.limits.max_window
+        sought, encoding = sought_by(request, k, window, store, partial(encode_inputs, self.engine))
         start = time.perf_counter()
-        found = iter(find(store, [one for one in sought if isinstance(one, Sought)], k, deadline))
+        found = iter(find(store, [one for one in sought if isinstance(one, Sought)], k, deadline, max_window=window))
         self._store(request.collection)  # again: meanwhile it may have followed to another model's vectors
         results = [
             search_result(next(found), self.engine.space)
@@ -201,6 +206,7 @@ class Handlers:
                 max_inputs=self.limits.max_inputs,
                 max_k=self.limits.max_k,
                 max_message_bytes=self.limits.max_message_bytes,
+                max_window=self.limits.max_window,
                 max_image_bytes=pictures.max_picture_bytes,
                 max_image_pixels=pictures.max_picture_pixels,
             ),

@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy.encoding import Encoding, Outcome
-from deploy.errors import InvalidRequestError, NotFoundError, NotOfferedError, RequestError, attempt
+from deploy.errors import InvalidRequestError, NotFoundError, RequestError, attempt
 from deploy.filters import filter_of
 from deploy.messages import unit, vector_of
+from deploy.paging import Page, page_of
+from deploy.rankings import ranking_of
 from index.filters import Filter
+from index.ranking import Ranking
 from index.store import Store
 from item.engine.interface import Vectors
 from item.v1 import item_pb2
@@ -29,34 +32,50 @@ Encode = Callable[[Sequence[item_pb2.Input], Sequence[str]], Encoding]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What hits have to pass, and what is asked for beyond the closest ones. page: None where there are no pages."""
+
+    filter: Filter | None = None
+    ranking: Ranking | None = None
+    page: Page | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sought:
-    """What one query looks for: products near a vector, (D,) of unit norm, that pass a filter and are not left out."""
+    """What one query looks for: products near a vector, (D,) of unit norm, on its terms, but for those left out."""
 
     vector: Vectors
-    filter: Filter | None = None
+    terms: Terms = Terms()
     leave_out: frozenset[str] = frozenset()
 
 
 def sought_by(
-    queries: Sequence[item_pb2.Query], store: Store, encode: Encode
+    request: item_pb2.SearchRequest, k: int, max_window: int, store: Store, encode: Encode
 ) -> tuple[list[Sought | RequestError], Encoding]:
-    """What each query looks for, or its own error; the inputs of all queries are encoded together."""
-    fields = [f"queries[{row}]" for row in range(len(queries))]
-    filters = [attempt(checked, message, field) for message, field in zip(queries, fields, strict=True)]
+    """What each query of a request for k hits looks for, or its own error; all inputs are encoded together."""
+    queries = {f"queries[{row}]": query for row, query in enumerate(request.queries)}
+
+    def terms_of(query: item_pb2.Query, field: str) -> Terms:
+        check(query, field)
+        return Terms(
+            filter=filter_of(query.filter, f"{field}.filter") if query.HasField("filter") else None,
+            ranking=ranking_of(query, k, max_window, field),
+            page=page_of(query, request.collection, k, field),
+        )
+
+    terms = [attempt(terms_of, query, field) for field, query in queries.items()]
     inputs = {
         f"{place}.input": point.input
-        for message, field, condition in zip(queries, fields, filters, strict=True)
-        if not isinstance(condition, RequestError)
-        for place, point in points(message, field)
+        for (field, query), one in zip(queries.items(), terms, strict=True)
+        if not isinstance(one, RequestError)
+        for place, point in points(query, field)
         if point.HasField("input")
     }
     encoding = encode(list(inputs.values()), list(inputs))
     encoded = dict(zip(inputs, encoding.outcomes, strict=True))
     sought = [
-        condition
-        if isinstance(condition, RequestError)
-        else attempt(_sought, message, field, condition, _Vectors(store, encoded))
-        for message, field, condition in zip(queries, fields, filters, strict=True)
+        one if isinstance(one, RequestError) else attempt(_sought, query, field, one, _Vectors(store, encoded))
+        for (field, query), one in zip(queries.items(), terms, strict=True)
     ]
     return sought, encoding
 
@@ -68,15 +87,8 @@ def points(query: item_pb2.Query, field: str) -> Iterator[tuple[str, item_pb2.Qu
             yield f"{field}.{name}[{number}]", point
 
 
-def checked(query: item_pb2.Query, field: str) -> Filter | None:
-    """A query's filter, once the rest is found to be a query; positive examples alone are one as well.
-
-    Raises:
-        NotOfferedError: what comes later.
-        InvalidRequestError: too many points or none to start from, weights that are none, a filter that is none.
-    """
-    if query.HasField("lexical_weight"):
-        raise NotOfferedError(f"{field}.lexical_weight", "is not offered in this version; leave it unset")
+def check(query: item_pb2.Query, field: str) -> None:
+    """Raises InvalidRequestError for too many points, none to start from, or weights that are none."""
     for name in POINTS:
         limit = MAX_PARTS if name == "parts" else MAX_EXAMPLES
         if (number := len(getattr(query, name))) > limit:
@@ -86,7 +98,6 @@ def checked(query: item_pb2.Query, field: str) -> Filter | None:
     for place, point in points(query, field):
         if point.HasField("weight") and not 0 < point.weight < math.inf:
             raise InvalidRequestError(f"{place}.weight", f"{point.weight} is not above 0 and finite")
-    return filter_of(query.filter, f"{field}.filter") if query.HasField("filter") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +136,11 @@ class _Vectors:
         )
 
 
-def _sought(query: item_pb2.Query, field: str, condition: Filter | None, vectors: _Vectors) -> Sought:
+def _sought(query: item_pb2.Query, field: str, terms: Terms, vectors: _Vectors) -> Sought:
     asked_about = (point.product_id for _, point in points(query, field) if point.HasField("product_id"))
     return Sought(
         vector=_vector(query, field, vectors),
-        filter=condition,
+        terms=terms,
         leave_out=frozenset((*query.leave_out_ids, *asked_about)),
     )
 

@@ -4,6 +4,8 @@
     item search --text "red canvas shoe" --k 5
     item search --text "red canvas shoe" --filter 'price<=50' --filter under:Clothing/Shoes --filter brand=Acme
     item search --image shoe.jpg --text "in blue"
+    item search --text "acme x200" --lexical-weight 0.5 --collapse-groups --facet brand --facet category:1
+    item search --text "red canvas shoe" --min-score 0.4 --sort price --window 200
     item search --product-id 8123 --json
     item predict --text "red canvas shoe" --under Clothing/Shoes
     item embed --text "red canvas shoe" --output vector.npy
@@ -29,7 +31,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -50,9 +52,6 @@ from item.results import (
 from item.sending import FRAME_BYTES, MAX_ENCODED, WriteReport, catalog_rows, write_rows
 from item.tables import format_table
 from item.v1 import item_pb2
-
-if TYPE_CHECKING:
-    pass
 
 Answer = tuple[str, int]  # what is printed, and the exit status
 
@@ -89,6 +88,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="name=value, name<=number, <, >=, > (in quotes) or under:A/B; may be repeated: all have to hold",
     )
     search.add_argument("--leave-out", action="append", default=[], metavar="ID", help="never a hit; may be repeated")
+    search.add_argument("--lexical-weight", type=float, metavar="W", help="0 to 1: of letters beside vectors (0)")
+    search.add_argument("--min-score", type=float, metavar="S", help="only hits with at least this score")
+    search.add_argument("--collapse-groups", action="store_true", help="one hit of each group_id")
+    search.add_argument("--diversity", type=float, metavar="D", help="0 to 1: how much hits should differ (0)")
+    search.add_argument("--sort", default="", metavar="NAME", help="order by an attribute; --sort=-NAME: largest first")
+    search.add_argument(
+        "--facet", action="append", default=[], metavar="NAME", help="count its values, or category:LEVEL; repeatable"
+    )
+    search.add_argument("--window", type=int, metavar="N", help="closest products that are sorted and counted (100)")
+    search.add_argument("--page-token", default="", metavar="TOKEN", help="of the page before, to go on from there")
     search.set_defaults(run=run_search)
 
     predict = commands.add_parser("predict", parents=[content, data, every], help="the most probable categories")
@@ -162,11 +171,19 @@ def run_search(client: Client, args: argparse.Namespace) -> Answer:
         image=args.image,
         product_id=args.product_id,
         k=args.k,
+        collection=args.collection,
         filter=args.filter,
         leave_out=args.leave_out,
-        collection=args.collection,
+        lexical_weight=args.lexical_weight,
+        min_score=args.min_score,
+        collapse_groups=args.collapse_groups,
+        diversity=args.diversity,
+        sort=args.sort,
+        facets=args.facet,
+        window=args.window,
+        page_token=args.page_token,
     )
-    return as_json(result) if args.json else search_table(result), 0
+    return as_json(result) if args.json else search_table(result, args.facet), 0
 
 
 def run_predict(client: Client, args: argparse.Namespace) -> Answer:
@@ -225,14 +242,21 @@ def write_answer(report: WriteReport, summary: str, args: argparse.Namespace) ->
     return as_json(report) if args.json else f"{summary}{refused}", 1 if report.refused else 0
 
 
-def search_table(result: SearchResult) -> str:
-    """Hits with a line about the search below."""
+def search_table(result: SearchResult, facets: Sequence[str] = ()) -> str:
+    """Hits with a line about the search below, then what was counted, and where to go on."""
     rows = [
         [rank, hit.score, hit.product_id, hit.title, "/".join(hit.category), hit.image]
         for rank, hit in enumerate(result.hits, start=1)
     ]
     header = ["rank", "score", "product_id", "title", "category", "image"]
-    return f"{table(header, rows)}\n{len(rows)} hits, {result.plan} search, {time_line(result.times)}"
+    lines = [table(header, rows), f"{len(rows)} hits, {result.plan} search, {time_line(result.times)}"]
+    for name, values in zip(facets, result.facets, strict=True):
+        shown = ("/".join(one.value) if isinstance(one.value, tuple) else one.value for one in values)
+        counts = [f"{value} {one.count}" for value, one in zip(shown, values, strict=True)]
+        lines.append(f"{name}: {', '.join(counts) or 'none'}")
+    if result.next_page_token:
+        lines.append(f"next page: --page-token {result.next_page_token}")
+    return "\n".join(lines)
 
 
 def prediction_table(prediction: Prediction) -> str:

@@ -13,10 +13,10 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -24,7 +24,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from item.catalog.listing import Listing
 from item.errors import ConfigError, ServiceError
 from item.results import (
-    Conditions,
     EmbedResult,
     Info,
     Input,
@@ -34,6 +33,7 @@ from item.results import (
     Query,
     SearchResult,
     StageTimes,
+    Terms,
     Vectors,
     WriteResult,
     error_of,
@@ -142,21 +142,19 @@ class Client:
         vector: Vectors | None = None,
         space: str = "",
         k: int = 10,
-        filter: Conditions = (),  # noqa: A002
-        leave_out: Collection[str] = (),
         collection: str = "",
+        **terms: Unpack[Terms],
     ) -> list[SearchResult]:
         """The `k` products closest to each query, one result for each.
 
-        One query is given by keyword: words and/or a picture, or a stored product, or a (D,) vector with its space; its
-        hits pass `filter`, for instance ``["price<=20", "under:Home"]`` (`item.results.filter_message`). If it is
-        refused, that is raised. Several are given as `queries`, each with its own filter and `leave_out`; a refused one
-        has its `error` set.
+        One query is given by keyword: words and/or a picture, or a stored product, or a (D,) vector with its space, on
+        the terms of `item.Query`, for instance ``filter=["price<=20"], sort="price"``. If it is refused, that is
+        raised. Several are given as `queries`, each with its own terms; a refused one has its `error` set.
         """
-        if queries and (text or image is not None or product_id or vector is not None or filter or leave_out):
+        if queries and (text or image is not None or product_id or vector is not None or terms):
             raise ConfigError("queries: give queries, or one query by keyword, not both")
         one = Part(text=text, image=image, product_id=product_id, vector=vector, space=space)
-        asked = as_queries(queries) if queries else [Query(parts=[one], filter=filter, leave_out=leave_out)]
+        asked = as_queries(queries) if queries else [Query(parts=[one], **terms)]
         messages = [query.query_message(f"queries[{row}]") for row, query in enumerate(asked)]
         request = item_pb2.SearchRequest(collection=collection, queries=messages, k=k)
         response = self._call(self._stub.Search, request)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import grpc
 import numpy as np
@@ -73,13 +73,39 @@ class Part(Input):
         return item_pb2.QueryPart(vector=item_pb2.Vector(values=values, space=self.space), weight=self.weight)
 
 
+class Terms(TypedDict, total=False):
+    """The fields of `Query` that say what may be a hit, and in which order; by keyword to `Client.search`."""
+
+    filter: Conditions
+    leave_out: Collection[str]
+    lexical_weight: float | None
+    min_score: float | None
+    collapse_groups: bool
+    diversity: float | None
+    sort: str
+    facets: Sequence[str]
+    window: int | None
+    page_token: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """What to look for: the weighted sum of its parts, drawn to positive examples and away from negative ones.
 
-    Positive examples need no parts. Hits pass `filter`: all conditions of a list, for instance
-    ``["price<=20", "under:Home"]`` (`filter_message`), or a message of the contract. `leave_out` are ids that are never
-    hits.
+    Positive examples need no parts.
+
+    Args:
+        filter: what hits have to pass: all conditions of a list, for instance ``["price<=20", "under:Home"]``
+            (`filter_message`), or a message of the contract.
+        leave_out: ids that are never hits.
+        lexical_weight: within [0, 1], of full-text search beside vectors in the order of hits.
+        min_score: the least score of a hit.
+        collapse_groups: one hit of each `group_id`.
+        diversity: within [0, 1], how much hits should differ from those before them.
+        sort: an attribute by which the window's hits come, ``"price"``, or ``"-price"`` for the largest first.
+        facets: what to count over the window's hits: attributes, or ``"category:2"`` for paths of up to two levels.
+        window: how many of the closest products are sorted, chosen from, fused with words' and counted (100).
+        page_token: `SearchResult.next_page_token` of the page before.
     """
 
     parts: Sequence[Part] = ()
@@ -87,6 +113,14 @@ class Query:
     negative_examples: Sequence[Part] = ()
     filter: Conditions = ()
     leave_out: Collection[str] = ()
+    lexical_weight: float | None = None
+    min_score: float | None = None
+    collapse_groups: bool = False
+    diversity: float | None = None
+    sort: str = ""
+    facets: Sequence[str] = ()
+    window: int | None = None
+    page_token: str = ""
 
     def query_message(self, field: str) -> item_pb2.Query:
         """As a message. Raises ConfigError as its parts and `filter_message` do."""
@@ -100,7 +134,28 @@ class Query:
             negative_examples=messages("negative_examples"),
             filter=filter_message(self.filter, f"{field}.filter"),
             leave_out_ids=self.leave_out,
+            lexical_weight=self.lexical_weight,
+            min_score=self.min_score,
+            collapse_groups=self.collapse_groups,
+            diversity=self.diversity,
+            sort=sort_message(self.sort) if self.sort else None,
+            facets=map(facet_request, self.facets),
+            window=self.window,
+            page_token=self.page_token,
         )
+
+
+def sort_message(text: str) -> item_pb2.Sort:
+    """``"price"`` as a message, ``"-price"`` for the largest first."""
+    return item_pb2.Sort(attribute=text.removeprefix("-"), descending=text.startswith("-"))
+
+
+def facet_request(text: str) -> item_pb2.FacetRequest:
+    """An attribute's name, or ``"category:2"``, as a message."""
+    name, _, level = text.partition(":")
+    if name == "category" and level.isdecimal():
+        return item_pb2.FacetRequest(category_level=int(level))
+    return item_pb2.FacetRequest(attribute=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,16 +223,35 @@ class Product:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit(Product):
-    """A product found, and the cosine between it and the query, within [-1, 1]."""
+    """A product found, and the cosine between it and the query, within [-1, 1].
+
+    `group_size` is the number of products of its group that pass the filter, where groups are collapsed, else 1.
+    """
 
     score: float
+    group_size: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FacetValue:
+    """A value, or the levels of a category path, and how many of the window's hits have it."""
+
+    value: AttributeValue | tuple[str, ...]
+    count: int
+
+    @classmethod
+    def of(cls, message: item_pb2.FacetValue) -> FacetValue:
+        value = attribute_of(message.value) if message.HasField("value") else tuple(message.category)
+        return cls(value=value, count=message.count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
     """The hits of one query, the best first; `error` says why there are none.
 
-    `plan` is how the products were searched, for instance ``"exact"``; `times` are those of the whole call.
+    `plan` is how the products were searched, for instance ``"exact"``; `times` are those of the whole call. `facets`
+    are those that were asked for, the most frequent value first. `next_page_token` says where the next page begins;
+    empty: there is none.
     """
 
     hits: list[Hit]
@@ -185,15 +259,21 @@ class SearchResult:
     plan: str
     space: str
     times: StageTimes
+    facets: list[list[FacetValue]] = field(default_factory=list)
+    next_page_token: str = ""
 
     @classmethod
     def of(cls, message: item_pb2.SearchResult, times: StageTimes) -> SearchResult:
         return cls(
-            hits=[Hit(**product_fields(hit.product), score=hit.score) for hit in message.hits],
+            hits=[
+                Hit(**product_fields(hit.product), score=hit.score, group_size=hit.group_size) for hit in message.hits
+            ],
             error=error_of(message.error) if message.HasField("error") else None,
             plan=enum_name(item_pb2.SearchPlan.Name(message.plan), "SEARCH_PLAN_"),
             space=message.space,
             times=times,
+            facets=[[FacetValue.of(value) for value in facet.values] for facet in message.facets],
+            next_page_token=message.next_page_token,
         )
 
 
@@ -278,6 +358,7 @@ class Limits:
     max_message_bytes: int
     max_image_bytes: int
     max_image_pixels: int
+    max_window: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,20 +124,52 @@ class SearchRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., queries: _Optional[_Iterable[_Union[Query, _Mapping]]] = ..., k: _Optional[int] = ...) -> None: ...
 
 class Query(_message.Message):
-    __slots__ = ("parts", "positive_examples", "negative_examples", "filter", "leave_out_ids", "lexical_weight")
+    __slots__ = ("parts", "positive_examples", "negative_examples", "filter", "leave_out_ids", "lexical_weight", "min_score", "collapse_groups", "diversity", "sort", "facets", "window", "page_token")
     PARTS_FIELD_NUMBER: _ClassVar[int]
     POSITIVE_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     LEAVE_OUT_IDS_FIELD_NUMBER: _ClassVar[int]
     LEXICAL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    COLLAPSE_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    DIVERSITY_FIELD_NUMBER: _ClassVar[int]
+    SORT_FIELD_NUMBER: _ClassVar[int]
+    FACETS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     parts: _containers.RepeatedCompositeFieldContainer[QueryPart]
     positive_examples: _containers.RepeatedCompositeFieldContainer[QueryPart]
     negative_examples: _containers.RepeatedCompositeFieldContainer[QueryPart]
     filter: Filter
     leave_out_ids: _containers.RepeatedScalarFieldContainer[str]
     lexical_weight: float
-    def __init__(self, parts: _Optional[_Iterable[_Union[QueryPart, _Mapping]]] = ..., positive_examples: _Optional[_Iterable[_Union[QueryPart, _Mapping]]] = ..., negative_examples: _Optional[_Iterable[_Union[QueryPart, _Mapping]]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., leave_out_ids: _Optional[_Iterable[str]] = ..., lexical_weight: _Optional[float] = ...) -> None: ...
+    min_score: float
+    collapse_groups: bool
+    diversity: float
+    sort: Sort
+    facets: _containers.RepeatedCompositeFieldContainer[FacetRequest]
+    window: int
+    page_token: str
+    def __init__(self, parts: _Optional[_Iterable[_Union[QueryPart, _Mapping]]] = ..., positive_examples: _Optional[_Iterable[_Union[QueryPart, _Mapping]]] = ..., negative_examples: _Optional[_Iterable[_Union[QueryPart, _Mapping]]] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., leave_out_ids: _Optional[_Iterable[str]] = ..., lexical_weight: _Optional[float] = ..., min_score: _Optional[float] = ..., collapse_groups: bool = ..., diversity: _Optional[float] = ..., sort: _Optional[_Union[Sort, _Mapping]] = ..., facets: _Optional[_Iterable[_Union[FacetRequest, _Mapping]]] = ..., window: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class Sort(_message.Message):
+    __slots__ = ("attribute", "descending")
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    DESCENDING_FIELD_NUMBER: _ClassVar[int]
+    attribute: str
+    descending: bool
+    def __init__(self, attribute: _Optional[str] = ..., descending: bool = ...) -> None: ...
+
+class FacetRequest(_message.Message):
+    __slots__ = ("attribute", "category_level", "limit")
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    attribute: str
+    category_level: int
+    limit: int
+    def __init__(self, attribute: _Optional[str] = ..., category_level: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class QueryPart(_message.Message):
     __slots__ = ("input", "product_id", "vector", "weight")
@@ -218,24 +250,46 @@ class SearchResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[SearchResult, _Mapping]]] = ..., times: _Optional[_Union[StageTimes, _Mapping]] = ...) -> None: ...
 
 class SearchResult(_message.Message):
-    __slots__ = ("error", "hits", "plan", "space")
+    __slots__ = ("error", "hits", "plan", "space", "facets", "next_page_token")
     ERROR_FIELD_NUMBER: _ClassVar[int]
     HITS_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     SPACE_FIELD_NUMBER: _ClassVar[int]
+    FACETS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     error: Error
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     plan: SearchPlan
     space: str
-    def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ..., hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., plan: _Optional[_Union[SearchPlan, str]] = ..., space: _Optional[str] = ...) -> None: ...
+    facets: _containers.RepeatedCompositeFieldContainer[Facet]
+    next_page_token: str
+    def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ..., hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ..., plan: _Optional[_Union[SearchPlan, str]] = ..., space: _Optional[str] = ..., facets: _Optional[_Iterable[_Union[Facet, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class Facet(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedCompositeFieldContainer[FacetValue]
+    def __init__(self, values: _Optional[_Iterable[_Union[FacetValue, _Mapping]]] = ...) -> None: ...
+
+class FacetValue(_message.Message):
+    __slots__ = ("value", "category", "count")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    value: AttributeValue
+    category: _containers.RepeatedScalarFieldContainer[str]
+    count: int
+    def __init__(self, value: _Optional[_Union[AttributeValue, _Mapping]] = ..., category: _Optional[_Iterable[str]] = ..., count: _Optional[int] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("product", "score")
+    __slots__ = ("product", "score", "group_size")
     PRODUCT_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_SIZE_FIELD_NUMBER: _ClassVar[int]
     product: Product
     score: float
-    def __init__(self, product: _Optional[_Union[Product, _Mapping]] = ..., score: _Optional[float] = ...) -> None: ...
+    group_size: int
+    def __init__(self, product: _Optional[_Union[Product, _Mapping]] = ..., score: _Optional[float] = ..., group_size: _Optional[int] = ...) -> None: ...
 
 class PredictCategoryRequest(_message.Message):
     __slots__ = ("collection", "inputs", "top_k", "start_category")
@@ -469,18 +523,20 @@ class CollectionInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., num_products: _Optional[int] = ..., space: _Optional[str] = ..., vector_width: _Optional[int] = ..., generation: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_inputs", "max_k", "max_message_bytes", "max_image_bytes", "max_image_pixels")
+    __slots__ = ("max_inputs", "max_k", "max_message_bytes", "max_image_bytes", "max_image_pixels", "max_window")
     MAX_INPUTS_FIELD_NUMBER: _ClassVar[int]
     MAX_K_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_WINDOW_FIELD_NUMBER: _ClassVar[int]
     max_inputs: int
     max_k: int
     max_message_bytes: int
     max_image_bytes: int
     max_image_pixels: int
-    def __init__(self, max_inputs: _Optional[int] = ..., max_k: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ...) -> None: ...
+    max_window: int
+    def __init__(self, max_inputs: _Optional[int] = ..., max_k: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_window: _Optional[int] = ...) -> None: ...
 
 class ListAdaptersRequest(_message.Message):
     __slots__ = ()

@@ -39,8 +39,9 @@ def command(address: str, capsys: pytest.CaptureFixture[str]) -> Any:
 
 def test_search_prints_a_table(command: Any) -> None:
     status, out, err = command("search", "--text", "red mug", "--k", "3")
-    header, *rows, summary = out.splitlines()
+    header, *rows, summary, page = out.splitlines()
     assert (status, err, len(rows)) == (0, "", 3)
+    assert page.startswith("next page: --page-token ")
     assert header.split() == ["rank", "score", "product_id", "title", "category", "image"]
     assert [row.split()[0] for row in rows] == ["1", "2", "3"]
     starts = {
@@ -63,6 +64,22 @@ def test_search_by_picture_and_by_product(command: Any, tmp_path: Path) -> None:
     assert found["hits"][0]["attributes"]["sizes"] == ["S", "M"]
     assert found["plan"] == "exact"
     assert "error" not in found
+
+
+def test_search_counts_sorts_and_turns_pages(command: Any) -> None:
+    arguments = ["search", "--text", "red mug", "--k", "4", "--window", "10", "--facet", "colour"]
+    arguments += ["--facet", "category:1", "--sort=-colour", "--min-score=-0.9"]
+    status, out, _ = command(*arguments)
+    assert status == 0
+    colours, categories, page = out.splitlines()[-3:]
+    assert colours.startswith("colour: ")
+    assert sum(int(one.split()[-1]) for one in colours.split(", ")) == 10
+    assert categories.startswith("category:1: ")
+    token = page.removeprefix("next page: --page-token ")
+    _, out, _ = command(*arguments, "--page-token", token, "--json")
+    assert len(json.loads(out)["hits"]) == 4
+    status, _, err = command(*arguments, "--page-token", "x")
+    assert (status, "queries[0].page_token" in err) == (2, True)
 
 
 def test_predict(command: Any) -> None:

@@ -284,6 +284,8 @@ class TestSearch:
             item_pb2.QueryPart(vector=vector(space, -good)),
         ]
         unset = item_pb2.QueryPart()
+        words = [item_pb2.QueryPart(input=item_pb2.Input(text="a mug"))]
+        by_price, price = item_pb2.Sort(attribute="price"), item_pb2.FacetRequest(attribute="price")
         no_bound = item_pb2.Filter(range=item_pb2.RangeFilter(attribute="price"))
         no_bound = item_pb2.Filter(all=item_pb2.FilterList(filters=[no_bound]))
         cases: list[tuple[item_pb2.Query, str, Status]] = [
@@ -306,7 +308,19 @@ class TestSearch:
             (part(product_id="red-mug", weight=float("nan")), "parts[0].weight", Status.INVALID_ARGUMENT),
             (item_pb2.Query(parts=several, filter=item_pb2.Filter()), "filter", Status.INVALID_ARGUMENT),
             (item_pb2.Query(parts=several, filter=no_bound), "filter.all.filters[0].range", Status.INVALID_ARGUMENT),
-            (item_pb2.Query(parts=several, lexical_weight=0), "lexical_weight", Status.UNIMPLEMENTED),
+            (item_pb2.Query(parts=several, lexical_weight=0.5), "lexical_weight", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=words, lexical_weight=1.5), "lexical_weight", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, min_score=1.5), "min_score", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, min_score=float("nan")), "min_score", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, diversity=-1), "diversity", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, diversity=1, sort=by_price), "diversity", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, sort=item_pb2.Sort()), "sort.attribute", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, facets=[item_pb2.FacetRequest()]), "facets[0]", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, facets=[price] * 33), "facets", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, window=1), "window", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, window=10_001), "window", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, page_token="?"), "page_token", Status.INVALID_ARGUMENT),
+            (item_pb2.Query(parts=several, page_token="W10="), "page_token", Status.INVALID_ARGUMENT),
             (item_pb2.Query(positive_examples=[unset]), "positive_examples[0]", Status.INVALID_ARGUMENT),
             (item_pb2.Query(positive_examples=several * 65), "positive_examples", Status.INVALID_ARGUMENT),
             (item_pb2.Query(parts=several, negative_examples=[unset]), "negative_examples[0]", Status.INVALID_ARGUMENT),

@@ -97,8 +97,10 @@ def test_nothing_sought() -> None:
 @pytest.mark.parametrize("plan", Plan)
 def test_plans(plan: Plan) -> None:
     product = Product(product_id="cup", title="a cup", description="not told", image="cup.png")
-    result = search_result(Hits(products=[product], scores=[0.5], plan=plan), "space")
+    hits = Hits(products=[product], scores=[0.5], group_sizes=[3], plan=plan, facets=[], next_page=None)
+    result = search_result(hits, "space")
     assert item_pb2.SearchPlan.Name(result.plan) == f"SEARCH_PLAN_{plan.name}"
     (hit,) = result.hits
     assert (hit.product.title, hit.product.description, hit.score, result.space) == ("a cup", "", 0.5, "space")
+    assert (hit.group_size, result.next_page_token) == (3, "")
     assert len(set(PLANS.values())) == len(item_pb2.SearchPlan.values()) - 1
