@@ -2,6 +2,9 @@
 
 # cpu | gpu: faiss and onnxruntime for either, which exclude each other.
 EXTRA ?= cpu
+# What tests need beside it: Milvus Lite asks for faiss-cpu.
+TESTS_cpu := dev,milvus-lite
+TESTS_gpu := dev
 # The benchmark that `make bench` runs, and its arguments.
 NAME ?= training
 ARGS ?= --quick --json benchmarks/results/$(NAME).json
@@ -42,5 +45,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	python3.11 -m venv .venv
 	rm -f .venv/.installed-*
 	$(PYTHON) -m pip uninstall --yes --quiet faiss-cpu faiss-gpu onnxruntime onnxruntime-gpu
-	$(PYTHON) -m pip install --constraint constraints.txt --editable '.[$(EXTRA),dev]'
+	$(PYTHON) -m pip install --constraint constraints.txt --editable '.[$(EXTRA),$(TESTS_$(EXTRA))]'
 	touch $@

@@ -10,7 +10,7 @@ from deploy.hits import find
 from deploy.messages import category_message
 from deploy.queries import Sought, Terms
 from index.filters import Categorised, Under
-from index.store import Store
+from index.vector_store import VectorStore
 from item.engine.interface import Vectors
 from item.neighbours import vote
 from item.v1 import item_pb2
@@ -20,7 +20,9 @@ NUM_NEIGHBOURS = 5
 Path = tuple[str, ...]
 
 
-def predict(store: Store, vector: Vectors, top_k: int, start: Path, deadline: Deadline) -> item_pb2.CategoryPrediction:
+def predict(
+    store: VectorStore, vector: Vectors, top_k: int, start: Path, deadline: Deadline
+) -> item_pb2.CategoryPrediction:
     """The most probable paths under `start` for one vector, (D,) float32; abstains where nobody can vote."""
     voters = closest_voters(store, vector, start, deadline)
     shares = vote([path for path, _ in voters], [similarity for _, similarity in voters])
@@ -34,7 +36,7 @@ def predict(store: Store, vector: Vectors, top_k: int, start: Path, deadline: De
     )
 
 
-def closest_voters(store: Store, vector: Vectors, start: Path, deadline: Deadline) -> list[tuple[Path, float]]:
+def closest_voters(store: VectorStore, vector: Vectors, start: Path, deadline: Deadline) -> list[tuple[Path, float]]:
     """Category and similarity of the closest products that have a category, one under `start` where that is given."""
     condition = Under(start) if start else Categorised()
     (hits,) = find(store, [Sought(vector=vector, terms=Terms(filter=condition))], NUM_NEIGHBOURS, deadline)

@@ -1,4 +1,4 @@
-"""The collections of an index folder: opened together, written to by one process at a time.
+"""The collections of an index folder: opened together, written to by one process at a time; or those in Milvus.
 
 INDEX/<name>/current.json       each, as index.build makes it
 """
@@ -11,21 +11,22 @@ from pathlib import Path
 
 from index.generations import collection_folders
 from index.store import Store
-from item.errors import LeaseError
+from index.vector_store import VectorStore
+from item.errors import ConfigError, LeaseError
 
 logger = logging.getLogger(__name__)
 
 DEFAULT = "default"
 
 
-class Collections(Mapping[str, Store]):
+class Collections(Mapping[str, VectorStore]):
     """Open stores by name.
 
     A collection that another process writes to is open to read until `take_over` finds that it has ended, as in a
     rolling restart.
     """
 
-    def __init__(self, stores: Mapping[str, Store], *, read_only: bool = False) -> None:
+    def __init__(self, stores: Mapping[str, VectorStore], *, read_only: bool = False) -> None:
         """Takes stores over, to close them; `read_only`: none of them will ever be written to."""
         self._stores = dict(stores)
         self.read_only = read_only
@@ -46,7 +47,28 @@ class Collections(Mapping[str, Store]):
             raise
         return opened
 
-    def __getitem__(self, name: str) -> Store:
+    @classmethod
+    def open_milvus(cls, uri: str, *, token: str = "", read_only: bool = False) -> Collections:
+        """Opens all collections that ITEm has made in Milvus, to write unless `read_only`; others may write too.
+
+        Raises:
+            ConfigError: Milvus's client is not installed.
+            StoreError: there is none, or one of them cannot be opened; none stays open then.
+        """
+        try:
+            from index.milvus import MilvusStore, collection_names
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"milvus: {error}; install the extra: pip install 'item-embeddings[milvus]'") from error
+        opened = cls({}, read_only=read_only)
+        try:
+            for name in collection_names(uri, token):
+                opened._stores[name] = MilvusStore.open(uri, name, token=token, writable=not read_only)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def __getitem__(self, name: str) -> VectorStore:
         return self._stores[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -66,6 +88,7 @@ class Collections(Mapping[str, Store]):
         StoreError where it cannot be opened.
         """
         before = self._stores[name]
+        assert isinstance(before, Store)  # no other is handed over
         try:
             self._stores[name] = Store.open(before.folder, writable=True)
         except LeaseError:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ParamSpec, TypeVar
 
-from item.errors import ItemError, ListingError, SpaceError
+from item.errors import ItemError, ListingError, SpaceError, UnavailableError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,6 +108,7 @@ STATUS_OF: dict[type[Exception], Status] = {
     QueueFullError: Status.RESOURCE_EXHAUSTED,
     NotServingError: Status.UNAVAILABLE,
     NotWritableError: Status.UNAVAILABLE,
+    UnavailableError: Status.UNAVAILABLE,
     Exception: Status.INTERNAL,
 }
 

@@ -31,7 +31,7 @@ from deploy.messages import error_message, product_message, unit, vector_message
 from deploy.queries import POINTS, Sought, sought_by
 from deploy.update_mask import UpdateMask
 from deploy.writes import write
-from index.store import Store
+from index.vector_store import VectorStore
 from item.engine.interface import Engine
 from item.errors import ConfigError, SpaceError
 from item.v1 import item_pb2
@@ -77,7 +77,7 @@ class Handlers:
     """
 
     def __init__(
-        self, engine: Engine, collections: Mapping[str, Store], limits: Limits, *, read_only: bool = False
+        self, engine: Engine, collections: Mapping[str, VectorStore], limits: Limits, *, read_only: bool = False
     ) -> None:
         self.engine = engine
         self.collections = collections
@@ -231,7 +231,7 @@ class Handlers:
         except RequestError as error:
             return item_pb2.EmbedResult(error=error_message(error))
 
-    def _store(self, collection: str) -> Store:
+    def _store(self, collection: str) -> VectorStore:
         """The collection's store at present; one that is only read may have followed to another model's vectors."""
         if not self.collections:
             raise PreconditionError("collection", "no index is loaded; build one with index.build, serve it by --index")
@@ -243,7 +243,7 @@ class Handlers:
         check_same_space(self.engine, name, store)
         return store
 
-    def _writable_store(self, collection: str) -> Store:
+    def _writable_store(self, collection: str) -> VectorStore:
         store = self._store(collection)
         if store.writable:
             return store
@@ -268,7 +268,7 @@ class Handlers:
         return self._between("dimensions", request.dimensions, width) if request.HasField("dimensions") else width
 
 
-def check_same_space(engine: Engine, name: str, store: Store) -> None:
+def check_same_space(engine: Engine, name: str, store: VectorStore) -> None:
     """Raises SpaceError where a collection was built by another model."""
     about = store.about
     if (about.space, about.vector_width) != (engine.space, engine.vector_width):
@@ -279,7 +279,7 @@ def check_same_space(engine: Engine, name: str, store: Store) -> None:
         )
 
 
-def collection_info(name: str, store: Store) -> item_pb2.CollectionInfo:
+def collection_info(name: str, store: VectorStore) -> item_pb2.CollectionInfo:
     """A collection as it is now."""
     num_products, about, created = len(store), store.about, Timestamp()
     created.FromJsonString(about.created)

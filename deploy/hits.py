@@ -19,6 +19,7 @@ from index.product import Product
 from index.ranking import Counts, Ranking
 from index.search import Found
 from index.store import Store
+from index.vector_store import VectorStore
 from item.errors import StoreError
 from item.v1 import item_pb2
 
@@ -59,7 +60,7 @@ class Hits:
 
 
 def find(
-    store: Store, sought: Sequence[Sought], k: int, deadline: Deadline, *, max_window: int = sys.maxsize
+    store: VectorStore, sought: Sequence[Sought], k: int, deadline: Deadline, *, max_window: int = sys.maxsize
 ) -> list[Hits]:
     """The k closest products of each of several queries, or what else their rankings and pages say.
 
@@ -91,10 +92,10 @@ def find(
                     facets=list(page.facets),
                     next_page=page_after(sought[row], page, k, max_window),
                 )
-    raise StoreError(f"{store.folder}: finds products that it does not hold; run: python -m index.check")
+    raise StoreError(f"{store.generation}: finds products that it does not hold; run: python -m index.check")
 
 
-def closest(store: Store, sought: Mapping[int, Sought], k: int, deadline: Deadline) -> dict[int, Answer]:
+def closest(store: VectorStore, sought: Mapping[int, Sought], k: int, deadline: Deadline) -> dict[int, Answer]:
     """The first pages of queries that want the closest products and no more, searched together."""
     if not sought:
         return {}
@@ -108,9 +109,10 @@ def closest(store: Store, sought: Mapping[int, Sought], k: int, deadline: Deadli
     return {row: Answer(found=found) for row, found in zip(sought, answers, strict=True)}
 
 
-def ranked_page(store: Store, sought: Sought, k: int, max_window: int) -> Answer:
+def ranked_page(store: VectorStore, sought: Sought, k: int, max_window: int) -> Answer:
     """The page that a query asks for."""
     terms = sought.terms
+    assert isinstance(store, Store)  # `sought_by` takes no ranking for others
     assert terms.ranking is not None
     assert terms.page is not None
     num_all = num_pageable(terms.ranking, max_window)

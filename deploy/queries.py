@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deploy.encoding import Encoding, Outcome
-from deploy.errors import InvalidRequestError, NotFoundError, RequestError, attempt
+from deploy.errors import InvalidRequestError, NotFoundError, NotOfferedError, RequestError, attempt
 from deploy.filters import filter_of
 from deploy.messages import unit, vector_of
 from deploy.paging import Page, page_of
@@ -18,6 +18,7 @@ from deploy.rankings import ranking_of
 from index.filters import Filter
 from index.ranking import Ranking
 from index.store import Store
+from index.vector_store import VectorStore
 from item.engine.interface import Vectors
 from item.v1 import item_pb2
 
@@ -50,18 +51,22 @@ class Sought:
 
 
 def sought_by(
-    request: item_pb2.SearchRequest, k: int, max_window: int, store: Store, encode: Encode
+    request: item_pb2.SearchRequest, k: int, max_window: int, store: VectorStore, encode: Encode
 ) -> tuple[list[Sought | RequestError], Encoding]:
     """What each query of a request for k hits looks for, or its own error; all inputs are encoded together."""
     queries = {f"queries[{row}]": query for row, query in enumerate(request.queries)}
 
     def terms_of(query: item_pb2.Query, field: str) -> Terms:
         check(query, field)
-        return Terms(
-            filter=filter_of(query.filter, f"{field}.filter") if query.HasField("filter") else None,
-            ranking=ranking_of(query, k, max_window, field),
-            page=page_of(query, request.collection, k, field),
-        )
+        condition = filter_of(query.filter, f"{field}.filter") if query.HasField("filter") else None
+        ranking, page = ranking_of(query, k, max_window, field), page_of(query, request.collection, k, field)
+        if isinstance(store, Store):
+            return Terms(filter=condition, ranking=ranking, page=page)
+        if ranking is not None:
+            raise NotOfferedError(
+                field, "rankings and pages are not offered in Milvus; leave lexical_weight to page_token unset"
+            )
+        return Terms(filter=condition)
 
     terms = [attempt(terms_of, query, field) for field, query in queries.items()]
     inputs = {
@@ -104,7 +109,7 @@ def check(query: item_pb2.Query, field: str) -> None:
 class _Vectors:
     """Where the vectors of points come from; encoded: by the field of their input."""
 
-    store: Store
+    store: VectorStore
     encoded: Mapping[str, Outcome]
 
     def of(self, point: item_pb2.QueryPart, field: str) -> Vectors:

@@ -5,11 +5,13 @@
     python -m deploy.server --model M --index INDEX --read-only
     python -m deploy.server --model M --index INDEX --variant int8
     python -m deploy.server --model M --index INDEX --host 0.0.0.0 --port 50051
+    MILVUS_TOKEN=user:password python -m deploy.server --model M --milvus http://milvus:19530
 
 INDEX has a folder for each collection. It listens at once and answers UNAVAILABLE, health NOT_SERVING, until model and
 index are loaded. SIGTERM and SIGINT end it gracefully: health says NOT_SERVING, calls in flight get a grace period, the
 exit status is 0. One process writes to a collection: while another does, as in a rolling restart, this one reads it,
 answers writes UNAVAILABLE, and takes over when that one has ended. Any number of servers may be --read-only beside it.
+Collections in Milvus may be written to by any number of servers.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -198,6 +201,13 @@ def log_start(host: str, port: int, handlers: Handlers) -> None:
     )
 
 
+def open_collections(index: Path | None, milvus: str | None, *, read_only: bool) -> Collections:
+    """Those of a folder, those in Milvus, or none. Raises StoreError."""
+    if milvus is not None:
+        return Collections.open_milvus(milvus, token=os.environ.get("MILVUS_TOKEN", ""), read_only=read_only)
+    return Collections({}) if index is None else Collections.open(index, read_only=read_only)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     defaults, limits = ServerConfig(), Limits()
@@ -205,7 +215,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m deploy.server", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, metavar="M", help="model folder, or hub repository as owner/name")
-    parser.add_argument("--index", type=Path, metavar="DIR", help="folder of collections (index.build makes it)")
+    index = parser.add_mutually_exclusive_group()
+    index.add_argument("--index", type=Path, metavar="DIR", help="folder of collections (index.build makes it)")
+    index.add_argument("--milvus", metavar="URI", help="collections in Milvus; its token is in MILVUS_TOKEN")
     parser.add_argument("--read-only", action="store_true", help="never write to the index; others may")
     parser.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=defaults.port, help="0 takes a free one (%(default)s)")
@@ -232,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def load() -> Loaded:
-        collections = Collections({}) if args.index is None else Collections.open(args.index, read_only=args.read_only)
+        collections = open_collections(args.index, args.milvus, read_only=args.read_only)
         try:
             engine = load_engine(args.model, args.device, args.threads, args.variant)
             warm_up(engine)

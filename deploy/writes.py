@@ -13,7 +13,7 @@ from deploy.messages import error_message
 from deploy.products import has_picture_data, main_picture, product_of
 from deploy.update_mask import UpdateMask
 from index.product import Product
-from index.store import Store
+from index.vector_store import VectorStore
 from item.catalog.listing import Listing, Picture
 from item.engine.interface import Engine
 from item.v1 import item_pb2
@@ -32,7 +32,11 @@ class Draft:
 
 
 def write(
-    store: Store, engine: Engine, messages: Sequence[item_pb2.Product], mask: UpdateMask | None, deadline: Deadline
+    store: VectorStore,
+    engine: Engine,
+    messages: Sequence[item_pb2.Product],
+    mask: UpdateMask | None,
+    deadline: Deadline,
 ) -> item_pb2.UpsertProductsResponse:
     """Writes all products that are not refused in one transaction; of two with one id the later stays.
 
@@ -47,7 +51,7 @@ def write(
     return item_pb2.UpsertProductsResponse(results=results, times=encoding.times())
 
 
-def update(store: Store, messages: Sequence[item_pb2.Product], mask: UpdateMask) -> list[Written]:
+def update(store: VectorStore, messages: Sequence[item_pb2.Product], mask: UpdateMask) -> list[Written]:
     """Writes fields that no vector is made of."""
     fields = fields_of(messages)
     merged = [attempt(merge, store, message, field, mask) for message, field in zip(messages, fields, strict=True)]
@@ -56,7 +60,11 @@ def update(store: Store, messages: Sequence[item_pb2.Product], mask: UpdateMask)
 
 
 def upsert(
-    store: Store, engine: Engine, messages: Sequence[item_pb2.Product], mask: UpdateMask | None, deadline: Deadline
+    store: VectorStore,
+    engine: Engine,
+    messages: Sequence[item_pb2.Product],
+    mask: UpdateMask | None,
+    deadline: Deadline,
 ) -> tuple[Encoding, list[Written]]:
     """Writes products with vectors made anew."""
     fields = fields_of(messages)
@@ -76,7 +84,7 @@ def upsert(
     return encoding, [one if isinstance(one, RequestError) else next(created) for one in encoding.outcomes]
 
 
-def draft(store: Store, message: item_pb2.Product, field: str, mask: UpdateMask | None) -> Draft:
+def draft(store: VectorStore, message: item_pb2.Product, field: str, mask: UpdateMask | None) -> Draft:
     """A product to be written with its vector. Raises RequestError."""
     if mask is None:
         product, images = product_of(message, field), main_picture(message, field)
@@ -87,13 +95,15 @@ def draft(store: Store, message: item_pb2.Product, field: str, mask: UpdateMask 
     return Draft(product=product, listing=Listing(title=product.title, description=product.description, images=images))
 
 
-def merge(store: Store, message: item_pb2.Product, field: str, mask: UpdateMask) -> Product:
+def merge(store: VectorStore, message: item_pb2.Product, field: str, mask: UpdateMask) -> Product:
     """The stored product with the fields of the mask as in the message. Raises RequestError."""
     given = product_of(message, field)
     return mask.merge(stored_product(store, given.product_id, field), given)
 
 
-def picture_of_update(store: Store, message: item_pb2.Product, field: str, mask: UpdateMask) -> tuple[Picture, ...]:
+def picture_of_update(
+    store: VectorStore, message: item_pb2.Product, field: str, mask: UpdateMask
+) -> tuple[Picture, ...]:
     """The picture for a vector that is made anew: of pictures the store knows no more than where they lay.
 
     Raises:
@@ -113,7 +123,7 @@ def picture_of_update(store: Store, message: item_pb2.Product, field: str, mask:
     return (Picture(data=message.images[0].data, reference=stored.image),)
 
 
-def stored_product(store: Store, product_id: str, field: str) -> Product:
+def stored_product(store: VectorStore, product_id: str, field: str) -> Product:
     """What is stored. Raises NotFoundError."""
     product = store.product(product_id)
     if product is None:

@@ -2,33 +2,39 @@
 
     python -m index.build --model M --catalog C --index DIR
     python -m index.build --model demo/model --catalog demo/shop --index demo/index      a minute on two cores
+    MILVUS_TOKEN=user:password python -m index.build --model M --catalog C --index DIR --milvus http://milvus:19530
 
 C is a catalogue file (Parquet, JSON lines, CSV) or a folder with one. Rows that cannot be used are left out and listed
 in DIR/default/refused.jsonl. A job that was interrupted goes on where it was when it is started again with the same
 arguments. The collection appears in DIR/default when it is whole, in place of the one that was there and of all that
-was written to that one, which is kept as the generation before. Pictures are taken as they are when they are read: the
-job notices a changed catalogue file or model, but not a changed picture file.
+was written to that one, which is kept as the generation before. With --milvus it appears there instead, and DIR holds
+the partial work and what was refused. Pictures are taken as they are when they are read: the job notices a changed
+catalogue file or model, but not a changed picture file.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 import torch
 
+from index.exact import Vectors
 from index.files import digest
 from index.generations import NAME
 from index.lease import Lease
 from index.pipeline import Job, embed_catalog, num_cores
+from index.product import Product
 from index.shards import (
     Mark,
     Plan,
@@ -46,9 +52,12 @@ from index.truth import About
 from item.catalog.listing import Listing
 from item.catalog.reader import Refused, find_catalog, iterate_rows, write_refused
 from item.engine import Engine, load_engine
-from item.errors import CatalogError, ConfigError, ItemError, SpaceError, StoreError
+from item.errors import CatalogError, ConfigError, ItemError, SpaceError, StoreError, UnavailableError
 from item.model.folder import resolve_folder
 from item.progress import Progress
+
+if TYPE_CHECKING:
+    from index.milvus import MilvusStore
 
 REFUSED_FILE = "refused.jsonl"
 DEVICES = ("auto", "cpu", "cuda")
@@ -69,6 +78,8 @@ class BuildConfig:
     device: where the encoder runs: "auto" (every GPU there is, else the CPU), "cpu" or "cuda".
     restart: discards the partial work of an interrupted job.
     replace: replaces an index of another space.
+    milvus: the URI of a Milvus that holds the collection instead of `index`, which keeps the partial work.
+    milvus_token: what Milvus asks for, as user:password.
     """
 
     model: str
@@ -82,6 +93,8 @@ class BuildConfig:
     device: str = "auto"
     restart: bool = False
     replace: bool = False
+    milvus: str | None = None
+    milvus_token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         for name, value in (("shard_rows", self.shard_rows), ("num_workers", self.num_workers)):
@@ -94,8 +107,33 @@ class BuildConfig:
 
     @property
     def folder(self) -> Path:
-        """That of the collection."""
+        """That of the collection, or of its partial work."""
         return self.index / self.collection
+
+    def __str__(self) -> str:
+        """Where the collection is."""
+        return f"{self.collection!r} in Milvus" if self.milvus else str(self.folder)
+
+    def read_about(self) -> About | None:
+        """What the collection holds, None where there is none or it is damaged. Raises UnavailableError."""
+        try:
+            if self.milvus is None:
+                return read_about(self.folder)
+            with milvus_store().open(self.milvus, self.collection, token=self.milvus_token) as store:
+                return store.about
+        except UnavailableError:
+            raise
+        except StoreError:
+            return None
+
+    def create(self, about: About, blocks: Iterable[tuple[Sequence[Product], Vectors]]) -> int:
+        """Makes the collection of blocks of products and vectors, (n, D). Returns its products."""
+        with (
+            Store.create(self.folder, about, blocks)
+            if self.milvus is None
+            else milvus_store().create(self.milvus, self.collection, about, blocks, token=self.milvus_token)
+        ) as store:
+            return len(store)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +171,15 @@ class Summary:
         )
 
 
+def milvus_store() -> type[MilvusStore]:
+    """The class, which needs Milvus's client. Raises ConfigError where that is not installed."""
+    try:
+        from index.milvus import MilvusStore
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"milvus: {error}; install the extra: pip install 'item-embeddings[milvus]'") from error
+    return MilvusStore
+
+
 def build(config: BuildConfig) -> Summary | None:
     """Builds the index; None where it is there already, of this catalogue in this space.
 
@@ -154,7 +201,7 @@ def build(config: BuildConfig) -> Summary | None:
         Lease.acquire(config.folder).release()  # who writes to it now is known before the work, not after
         if config.restart:
             discard_partial_work(folder)
-        if is_built(config.folder, plan):
+        if is_built(config, plan):
             if read_plan(folder) in (None, plan):
                 remove_partial_work(folder)
             return None
@@ -236,8 +283,7 @@ def publish(
         catalog_sha256=plan.catalog_sha256,
         splits=plan.splits,
     )
-    with Store.create(config.folder, about, read_blocks(folder, marks)) as store:
-        return about, len(store)
+    return about, config.create(about, read_blocks(folder, marks))
 
 
 def why_empty(refused: Sequence[Refused], splits: Sequence[str]) -> str:
@@ -248,24 +294,19 @@ def why_empty(refused: Sequence[Refused], splits: Sequence[str]) -> str:
     return f"{len(refused):,} rows are refused (see {REFUSED_FILE}), {count:,} of them for: {field}: {reason}"
 
 
-def is_built(index: Path, plan: Plan) -> bool:
-    """Whether the folder holds a whole collection of what is planned."""
-    try:
-        about = read_about(index)
-    except StoreError:
-        return False
-    return (about.space, about.catalog_sha256, about.splits) == (plan.space, plan.catalog_sha256, plan.splits)
+def is_built(config: BuildConfig, plan: Plan) -> bool:
+    """Whether there is a whole collection of what is planned."""
+    about = config.read_about()
+    planned = (plan.space, plan.catalog_sha256, plan.splits)
+    return about is not None and (about.space, about.catalog_sha256, about.splits) == planned
 
 
 def check_replaceable(config: BuildConfig, plan: Plan) -> None:
     """Raises SpaceError where an index of another space would be lost. A damaged index may always be replaced."""
-    try:
-        about = read_about(config.folder)
-    except StoreError:
-        return
-    if about.space != plan.space and not config.replace:
+    about = config.read_about()
+    if about is not None and about.space != plan.space and not config.replace:
         raise SpaceError(
-            f"{config.folder}: holds an index of space {about.space[:12]} (model {about.model}), and"
+            f"{config}: holds an index of space {about.space[:12]} (model {about.model}), and"
             f" {config.model} is of space {plan.space[:12]}; give another folder, or add --replace"
         )
 
@@ -311,6 +352,7 @@ def parser() -> argparse.ArgumentParser:
     add("--device", choices=DEVICES, default="auto", help="where the encoder runs (%(default)s)")
     add("--restart", action="store_true", help="discard the partial work of an interrupted job")
     add("--replace", action="store_true", help="replace an index of another space")
+    add("--milvus", metavar="URI", help="make the collection in Milvus; its token is in MILVUS_TOKEN")
     return described
 
 
@@ -322,7 +364,7 @@ def split_names(text: str) -> tuple[str, ...]:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
-        config = BuildConfig(**vars(arguments))
+        config = BuildConfig(**vars(arguments), milvus_token=os.environ.get("MILVUS_TOKEN", ""))
         summary = build(config)
     except (ItemError, OSError) as error:  # OSError: what a full disk or a missing permission raises
         print(f"error: {error}", file=sys.stderr)
@@ -330,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; start again with the same arguments to go on", file=sys.stderr)
         return 130
-    print(summary.lines() if summary else f"{config.folder}: holds this catalogue in this space already")
+    print(summary.lines() if summary else f"{config}: holds this catalogue in this space already")
     return 0
 
 

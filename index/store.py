@@ -44,6 +44,7 @@ from index.recall import RecallEstimate, RecallSample
 from index.search import Found, Group, search
 from index.segment import Segment, write_segment
 from index.truth import About, Changes, Truth
+from index.vector_store import per_query
 from item.errors import ConfigError, ReadOnlyError, StoreError
 
 logger = logging.getLogger(__name__)
@@ -246,13 +247,8 @@ class Store:
         """
         self._follow()
         unit_queries = unit(queries, self._truth.about.vector_width)
-        if k < 1:
-            raise ConfigError(f"k: {k} is below 1")
-        for name, given in (("leave_out", leave_out), ("filters", filters)):
-            if given is not None and len(given) != len(queries):
-                raise ConfigError(f"{name}: {len(given)} entries for {len(queries)} queries")
-        unwanted = [set(ids) for ids in leave_out or [()] * len(queries)]
-        view, masks = self._state(filters or [None] * len(queries))
+        unwanted, conditions = per_query(len(queries), k, leave_out, filters)
+        view, masks = self._state(conditions)
         found = search(view, unit_queries, k + max(map(len, unwanted), default=0), masks)
         self._sample_recall(view, unit_queries, k, masks, found)
         return [one.without(ids, k) if leave_out else one for one, ids in zip(found, unwanted, strict=True)]

@@ -8,7 +8,8 @@ ItemError
 ├── ModelError             a model folder or starting weights: missing, damaged, not matching
 ├── StoreError             an index folder: missing, damaged, of another version
 │   ├── LeaseError         another process writes to it
-│   └── ReadOnlyError      it was opened to read
+│   ├── ReadOnlyError      it was opened to read
+│   └── UnavailableError   a vector database that cannot be reached at present
 ├── SpaceError             vectors of different spaces (or widths) brought together
 └── ServiceError           what a server answered to the client: carries the gRPC status code
 """
@@ -63,6 +64,10 @@ class LeaseError(StoreError):
 
 class ReadOnlyError(StoreError):
     """A write to an index that was opened to read."""
+
+
+class UnavailableError(StoreError):
+    """A vector database that cannot be reached, or that takes no more at present: try again later."""
 
 
 class SpaceError(ItemError, ValueError):

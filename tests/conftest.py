@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,15 @@ def model_folder(tiny_config: ItemConfig, preprocessor: Preprocessor, tmp_path_f
     ITEm(tiny_config).save_pretrained(folder)
     preprocessor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def milvus_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A file that Milvus Lite serves from this process."""
+    for module in ("pymilvus", "milvus_lite"):
+        pytest.importorskip(module, reason="needs Milvus Lite: pip install 'item-embeddings[milvus-lite]'")
+    from milvus_lite import server_manager_instance
+
+    path = tmp_path_factory.mktemp("milvus") / "milvus.db"
+    yield str(path)
+    server_manager_instance.release_server(str(path))

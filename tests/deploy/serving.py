@@ -140,9 +140,11 @@ class Hosting:
         """Runs a coroutine in the loop and waits for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout_s)
 
-    def serve(self, engine: Engine, index: Path | None = None, *, read_only: bool = False, **config: Any) -> Server:
-        """A started server on a free port, over the collections of an index folder."""
-        collections = None if index is None else Collections.open(index, read_only=read_only)
+    def serve(
+        self, engine: Engine, index: Path | Collections | None = None, *, read_only: bool = False, **config: Any
+    ) -> Server:
+        """A started server on a free port, over collections, or those of an index folder."""
+        collections = Collections.open(index, read_only=read_only) if isinstance(index, Path) else index
 
         async def start() -> Server:
             server, _ = await create_server(ServerConfig(**{"port": 0, **config}), engine, collections)

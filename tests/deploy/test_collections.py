@@ -167,6 +167,7 @@ class TestHandingOver:
         with ThreadPoolExecutor(1) as threads, Lease.acquire(own_index / "default") as lease:
             server = hosting.serve(engine, own_index)
             before = server.collections["default"]
+            assert isinstance(before, Store)
             with client_of(server) as client:
                 call = threads.submit(client.search, text="a mug")
                 engine.begun.get(timeout=10)

@@ -29,6 +29,7 @@ import torch
 import index.build
 from index.build import REFUSED_FILE, BuildConfig, Summary, build, main
 from index.exact import Vectors
+from index.generations import CURRENT
 from index.pipeline import Embed, Job, pack, prepare, read, unpack, write
 from index.product import Product
 from index.shards import PARTIAL, Mark, read_marks
@@ -36,7 +37,7 @@ from index.store import Store, read_about
 from index.truth import TRUTH
 from item.catalog.listing import Listing
 from item.engine import load_engine
-from item.errors import CatalogError, ConfigError, ItemError, LeaseError, SpaceError, StoreError
+from item.errors import CatalogError, ConfigError, ItemError, LeaseError, SpaceError, StoreError, UnavailableError
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
 from item.preprocessing.preprocessor import Preprocessor
@@ -180,6 +181,30 @@ def test_a_built_index_is_left_alone(config: BuildConfig) -> None:
     before = content(config.folder)
     assert build(config) is None
     assert same(content(config.folder), before)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_into_milvus(
+    config: BuildConfig, other_model: Path, milvus_uri: str, listings: list[Listing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from index.milvus import MilvusStore
+
+    config = replace(config, milvus=milvus_uri, milvus_token="secret")
+    assert "secret" not in repr(config)
+    summary = built(config)
+    with MilvusStore.open(milvus_uri, "default") as store:
+        assert len(store) == len(listings) == summary.num_products
+        assert store.about == summary.about
+        assert store.product(listings[0].product_id) == Product.from_listing(listings[0])
+        assert build(config) is None
+        with pytest.raises(SpaceError, match="'default' in Milvus: holds an index of space"):
+            build(replace(config, model=str(other_model)))
+        assert len(store) == len(listings)
+    assert not (config.folder / CURRENT).exists()
+    assert not (config.folder / PARTIAL).exists()
+    monkeypatch.setattr(index.build, "embed_catalog", interrupt)
+    with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1"):
+        build(replace(config, milvus="http://127.0.0.1:1"))
 
 
 @pytest.mark.usefixtures("without_ray")
