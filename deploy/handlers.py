@@ -31,6 +31,8 @@ from deploy.messages import error_message, product_message, unit, vector_message
 from deploy.queries import POINTS, Sought, sought_by
 from deploy.update_mask import UpdateMask
 from deploy.writes import write
+from index.manifest import SegmentInfo
+from index.store import Store
 from index.vector_store import VectorStore
 from item.engine.interface import Engine
 from item.errors import ConfigError, SpaceError
@@ -290,4 +292,12 @@ def collection_info(name: str, store: VectorStore) -> item_pb2.CollectionInfo:
         vector_width=about.vector_width,
         generation=store.generation,
         create_time=created,
+        indexes=map(index_info, store.indexes() if isinstance(store, Store) else ()),
+        recall_estimate=store.recall().recall if isinstance(store, Store) else None,
     )
+
+
+def index_info(segment: SegmentInfo) -> item_pb2.IndexInfo:
+    """The index of a part of a collection."""
+    recall = segment.depths[0].recall if segment.depths else 1.0
+    return item_pb2.IndexInfo(kind=segment.factory, num_products=segment.count, tuned_recall=recall)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from index.approximate import GRAPH, Approximate, add, adding_order, close_together, num_queries, train, wrap
+from index.approximate import Approximate, add, adding_order, num_queries, train, wrap
 from index.exact import Rows, Vectors, nearest
 from index.manifest import Depth
 from item.errors import ConfigError
@@ -81,10 +81,6 @@ def build(vectors: Vectors, factory: str, recall: float) -> tuple[Any, Rows, tup
     add(index, vectors, first)
     depths = tune(wrap(index, factory, first), vectors, np.ascontiguousarray(vectors[last]), recall)
     add(index, vectors, last)
-    if factory.startswith(GRAPH):
-        places = close_together(vectors, order)
-        index.permute_entries(places)
-        order = order[places]
     return index, order, depths
 
 

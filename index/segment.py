@@ -15,7 +15,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from index.approximate import Approximate, read
+from index.approximate import GRAPH, Approximate, close_together, read, rearrange
 from index.choosing import FLAT, Choice, build
 from index.columns import Columns
 from index.exact import Vectors
@@ -85,6 +85,10 @@ def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Cho
     if factory != FLAT:
         mapped = map_vectors(vectors)
         built, rows_in_order, depths = build(mapped, factory, choice.recall)
+        if factory.startswith(GRAPH):
+            places = close_together(mapped, rows_in_order)
+            del mapped  # what was read of it is memory that the graph needs twice now
+            rows_in_order = rearrange(built, rows_in_order, places)
         faiss.write_index(built, str(index))
         with order.open("wb") as file:
             np.save(file, rows_in_order.astype(np.int32))

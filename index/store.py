@@ -293,9 +293,20 @@ class Store:
             exactly = partial(group.search, queries[query : query + 1])
             self._sample.check(found[query].keys[:k], lambda: exactly()[0].keys)
 
+    def indexes(self) -> list[SegmentInfo]:
+        """What is searched beside fresh products, segment by segment."""
+        with self._lock:
+            return [segment.info for segment in self._memory.segments]
+
     def recall(self) -> RecallEstimate:
         """What approximate searches reach at present (index.recall)."""
         return self._sample.estimate()
+
+    def view(self) -> View:
+        """All rows at one moment."""
+        self._follow()
+        with self._lock:
+            return self._memory.view()
 
     def _state(self, filters: Sequence[Filter | None]) -> tuple[View, list[Mask | None]]:
         """One moment's view, and the masks of filters in it."""

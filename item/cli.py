@@ -39,6 +39,7 @@ from item.catalog.listing import Listing
 from item.client import ENCODED, Client
 from item.errors import ConfigError, ItemError
 from item.results import (
+    CollectionInfo,
     EmbedResult,
     Info,
     Input,
@@ -280,12 +281,19 @@ def info_table(info: Info, address: str) -> str:
         ["vector width", str(info.vector_width)],
         ["adapters", ", ".join(info.adapters) or "none"],
     ]
-    rows += [
-        ["collection", f"{one.name}: {one.num_products:,} products, built {one.created:%Y-%m-%d %H:%M} UTC"]
-        for one in info.collections
-    ] or [["collection", "none: the server only encodes"]]
+    rows += [["collection", collection_line(one)] for one in info.collections] or [
+        ["collection", "none: the server only encodes"]
+    ]
     rows += [[name, f"{value:,}"] for name, value in dataclasses.asdict(info.limits).items()]
     return table(["", ""], rows).lstrip("\n")
+
+
+def collection_line(one: CollectionInfo) -> str:
+    """A collection and how it is searched."""
+    indexes = ", ".join(f"{kind} over {count:,}" for kind, count in one.indexes) or "none yet"
+    recall = "" if one.recall_estimate is None else f", recall {one.recall_estimate:.4f} in a sample of answers"
+    built = f"{one.created:%Y-%m-%d %H:%M} UTC"
+    return f"{one.name}: {one.num_products:,} products, built {built}; index: {indexes}{recall}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -339,7 +339,11 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionInfo:
-    """A collection that can be searched; `created` says when the generation that is searched was built."""
+    """A collection that can be searched; `created` says when the generation that is searched was built.
+
+    `indexes` are its parts' as FAISS names them, with the number of products of each. `recall_estimate` is the mean
+    share of the exact hits in the answers that were searched again; None: none was yet.
+    """
 
     name: str
     num_products: int
@@ -347,6 +351,8 @@ class CollectionInfo:
     vector_width: int
     generation: str
     created: datetime
+    indexes: list[tuple[str, int]]
+    recall_estimate: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -391,6 +397,8 @@ class Info:
                     vector_width=one.vector_width,
                     generation=one.generation,
                     created=one.create_time.ToDatetime(UTC),
+                    indexes=[(index.kind, index.num_products) for index in one.indexes],
+                    recall_estimate=one.recall_estimate if one.HasField("recall_estimate") else None,
                 )
                 for one in message.collections
             ],

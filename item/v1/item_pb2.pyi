@@ -507,20 +507,34 @@ class AdapterInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., method: _Optional[str] = ..., space: _Optional[str] = ..., category: _Optional[_Iterable[str]] = ..., num_parameters: _Optional[int] = ..., loaded: bool = ...) -> None: ...
 
 class CollectionInfo(_message.Message):
-    __slots__ = ("name", "num_products", "space", "vector_width", "generation", "create_time")
+    __slots__ = ("name", "num_products", "space", "vector_width", "generation", "create_time", "indexes", "recall_estimate")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NUM_PRODUCTS_FIELD_NUMBER: _ClassVar[int]
     SPACE_FIELD_NUMBER: _ClassVar[int]
     VECTOR_WIDTH_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    INDEXES_FIELD_NUMBER: _ClassVar[int]
+    RECALL_ESTIMATE_FIELD_NUMBER: _ClassVar[int]
     name: str
     num_products: int
     space: str
     vector_width: int
     generation: str
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., num_products: _Optional[int] = ..., space: _Optional[str] = ..., vector_width: _Optional[int] = ..., generation: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    indexes: _containers.RepeatedCompositeFieldContainer[IndexInfo]
+    recall_estimate: float
+    def __init__(self, name: _Optional[str] = ..., num_products: _Optional[int] = ..., space: _Optional[str] = ..., vector_width: _Optional[int] = ..., generation: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., indexes: _Optional[_Iterable[_Union[IndexInfo, _Mapping]]] = ..., recall_estimate: _Optional[float] = ...) -> None: ...
+
+class IndexInfo(_message.Message):
+    __slots__ = ("kind", "num_products", "tuned_recall")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NUM_PRODUCTS_FIELD_NUMBER: _ClassVar[int]
+    TUNED_RECALL_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    num_products: int
+    tuned_recall: float
+    def __init__(self, kind: _Optional[str] = ..., num_products: _Optional[int] = ..., tuned_recall: _Optional[float] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_inputs", "max_k", "max_message_bytes", "max_image_bytes", "max_image_pixels", "max_window")

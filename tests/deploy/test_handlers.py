@@ -455,6 +455,8 @@ def test_get_info(handlers: Handlers, served_engine: Engine, served_store: Store
     assert (collection.name, collection.num_products, collection.space) == ("default", 30, served_engine.space)
     assert collection.create_time.ToDatetime().isoformat(timespec="microseconds") in served_store.about.created
     assert collection.generation == served_store.generation
+    assert [(one.kind, one.num_products, one.tuned_recall) for one in collection.indexes] == [("Flat", 30, 1.0)]
+    assert not collection.HasField("recall_estimate")  # exact answers are not searched again
     assert (info.limits.max_inputs, info.limits.max_k) == (40, 50)
     assert info.limits.max_image_bytes == served_engine.preprocessor.config.max_picture_bytes
     alone = Handlers(served_engine, {}, Limits()).get_info(item_pb2.GetInfoRequest(), "me", FOREVER)

@@ -213,7 +213,7 @@ def test_segments_are_made_of_enough_fresh_rows(tmp_path: Path) -> None:
             store.upsert([product(name) for name in names[start : start + 10]], vectors[start : start + 10])
             assert store.maintain()
             assert not store.maintain()
-        assert 2 <= len(segment_files(folder)) <= 8  # few, as small ones are merged into larger ones
+        assert 3 <= len(segment_files(folder)) <= 12  # few, as small ones are merged into larger ones
         assert len(store) == 200
 
 
