@@ -37,8 +37,11 @@ def read_picture(picture: Picture, config: PreprocessorConfig) -> bytes:
     """The picture's encoded bytes.
 
     Raises:
-        PictureError: no such file, not a file, empty, or over `max_picture_bytes` (looked at before reading).
+        PictureError: no such file, not a file, empty, over `max_picture_bytes` (looked at before reading), or a URL
+            (`item.preprocessing.fetching` turns them into bytes).
     """
+    if picture.url is not None:
+        raise PictureError("image", f"{_name(picture)}: is a URL, which is not fetched; download it and give its path")
     if picture.path is None:
         data = picture.data or b""
         _check_bytes(len(data), picture, config)
