@@ -4,17 +4,22 @@
     python -m index.build --model demo/model --catalog demo/shop --index demo/index      a minute on two cores
     MILVUS_TOKEN=user:password python -m index.build --model M --catalog C --index DIR --milvus http://milvus:19530
 
-C is a catalogue file (Parquet, JSON lines, CSV) or a folder with one. Rows that cannot be used are left out and listed
-in DIR/default/refused.jsonl. A job that was interrupted goes on where it was when it is started again with the same
-arguments. The collection appears in DIR/default when it is whole, in place of the one that was there and of all that
-was written to that one, which is kept as the generation before. With --milvus it appears there instead, and DIR holds
-the partial work and what was refused. Pictures are taken as they are when they are read: the job notices a changed
-catalogue file or model, but not a changed picture file.
+C is a catalogue file (Parquet, JSON lines, CSV), a folder with one or many, or a pattern such as 'shop/part-*.parquet'.
+Rows that cannot be used are left out and listed in DIR/default/refused.jsonl. Pictures may be URLs where their hosts
+are allowed: --allow-host shop.example, or --allow-host '*.shop.example' for all hosts below it. A job that was
+interrupted goes on where it was when it is started again with the same arguments. The collection appears in DIR/default
+when it is whole, in place of the one that was there and of all that was written to that one, which is kept as the
+generation before. With --milvus it appears there instead, and DIR holds the partial work and what was refused. Pictures
+are taken as they are when they are read: the job notices a changed catalogue file or model, but not a changed picture.
+
+On several machines: start a Ray cluster on them (`ray start`), share the folders of model, catalogue and index, and set
+RAY_ADDRESS; --workers then counts the processes of all of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import os
 import sys
@@ -45,14 +50,16 @@ from index.shards import (
     read_blocks,
     read_marks,
     read_plan,
+    read_refused,
     remove_partial_work,
 )
 from index.store import Store, read_about
 from index.truth import About
 from item.catalog.listing import Listing
-from item.catalog.reader import Refused, find_catalog, iterate_rows, write_refused
+from item.catalog.reader import Refused, find_files, iterate_rows, raw_rows, write_refused
 from item.engine import Engine, load_engine
 from item.errors import CatalogError, ConfigError, ItemError, SpaceError, StoreError, UnavailableError
+from item.fetching.hosts import AllowedHosts
 from item.model.folder import resolve_folder
 from item.progress import Progress
 
@@ -68,10 +75,12 @@ class BuildConfig:
     """What to build.
 
     model: a model folder, or a hub repository as owner/name.
-    catalog: a catalogue file, or the folder that holds catalog.parquet, .jsonl or .csv.
+    catalog: a catalogue's file, the folder of its files, or a pattern that names them (item.catalog.reader.find_files).
     index: the folder that holds the collections.
     collection: the name of the one that is built.
     splits: only listings of these splits; empty for all.
+    allow_hosts: hosts that pictures may be fetched from (item.fetching.hosts.AllowedHosts); none: URLs are refused.
+    allow_private_addresses: whether these may be at addresses of an intranet or of this machine.
     shard_rows: rows that are done, or lost to an interruption, together.
     num_workers: processes that decode pictures, and on the CPU as many that encode; None: one for each core.
     variant: the model's variant that encodes (deploy.export makes them); None: full precision.
@@ -87,6 +96,8 @@ class BuildConfig:
     index: Path
     collection: str = "default"
     splits: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+    allow_private_addresses: bool = False
     shard_rows: int = 256
     num_workers: int | None = None
     variant: str | None = None
@@ -104,6 +115,13 @@ class BuildConfig:
             raise ConfigError(f"device: {self.device!r} is none of {', '.join(DEVICES)}")
         if not NAME.fullmatch(self.collection) or self.collection in (".", ".."):
             raise ConfigError(f"collection: {self.collection!r}; a name is letters, digits, dots, dashes, underscores")
+        if not self.hosts.patterns and self.allow_private_addresses:
+            raise ConfigError("allow_private_addresses: no host is allowed; add --allow-host")
+
+    @property
+    def hosts(self) -> AllowedHosts:
+        """Those of `allow_hosts`. Raises ConfigError."""
+        return AllowedHosts(self.allow_hosts)
 
     @property
     def folder(self) -> Path:
@@ -186,14 +204,17 @@ def build(config: BuildConfig) -> Summary | None:
     Raises:
         ItemError: its kinds say whether it is the model, the catalogue, the index folder, or a space that differs.
     """
-    catalog = find_catalog(config.catalog)
-    next(iterate_rows(catalog))  # a file that cannot be read at all is found before anything is started
-    before = catalog.stat()
+    catalog = find_files(config.catalog)
+    for file in catalog:
+        next(raw_rows([file]), None)  # a file that cannot be read at all is found before anything is started
+    next(iterate_rows(catalog))
+    before = states(catalog)
     engine = load_engine(config.model, "cpu", variant=config.variant)
     plan = Plan(
         space=engine.space,
-        catalog_sha256=digest(catalog).sha256,
+        catalog_sha256=catalog_digest(catalog),
         splits=config.splits,
+        hosts=config.hosts.patterns,
         shard_rows=config.shard_rows,
     )
     check_replaceable(config, plan)
@@ -211,31 +232,46 @@ def build(config: BuildConfig) -> Summary | None:
         if not is_complete(marks):
             steady_rate = embed(make_job(config, catalog, engine, folder), marks)
         embed_s = time.monotonic() - start
-        after = catalog.stat()
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise CatalogError(f"{catalog}: changed while it was read; start again with --restart")
+        if states(find_files(config.catalog)) != before:
+            raise CatalogError(f"{config.catalog}: changed while it was read; start again with --restart")
         about, num_products = publish(config, plan, folder, marks, engine.vector_width)
         remove_partial_work(folder)
     return Summary(
         about=about,
         num_products=num_products,
         num_rows=max(mark.shard.end_row for mark in marks.values()),
-        num_refused=sum(len(mark.refused) for mark in marks.values()),
+        num_refused=sum(mark.num_refused for mark in marks.values()),
         num_embedded=num_products - num_before,
         embed_s=embed_s,
         steady_rate=steady_rate,
     )
 
 
-def make_job(config: BuildConfig, catalog: Path, engine: Engine, folder: Path) -> Job:
+def states(files: Sequence[Path]) -> list[tuple[Path, int, int]]:
+    """Of each file what changes when it is written: path, size, time."""
+    return [(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def catalog_digest(files: Sequence[Path]) -> str:
+    """The sha256 of a file; of several that of their names and digests, in order."""
+    if len(files) == 1:
+        return digest(files[0]).sha256
+    base = os.path.commonpath([file.parent for file in files])
+    lines = [f"{digest(file).sha256} {file.relative_to(base).as_posix()}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def make_job(config: BuildConfig, catalog: Sequence[Path], engine: Engine, folder: Path) -> Job:
     """What the workers need to know. Raises ConfigError for a device that is not there."""
     return Job(
         model=resolve_folder(config.model).resolve(),
         variant=config.variant,
         space=engine.space,
-        catalog=catalog.absolute(),  # not resolved: pictures lie beside the link, where it is one
+        catalog=tuple(file.absolute() for file in catalog),  # not resolved: pictures lie beside a file that is a link
+        hosts=config.hosts,
+        private_addresses=config.allow_private_addresses,
         splits=config.splits,
-        has_splits=has_splits(catalog) if config.splits else False,
+        has_splits=has_splits(catalog, bool(config.allow_hosts)) if config.splits else False,
         shard_rows=config.shard_rows,
         picture_size=engine.preprocessor.config.picture_size,
         num_workers=config.num_workers or num_cores(),
@@ -269,11 +305,11 @@ def publish(
     config: BuildConfig, plan: Plan, folder: Path, marks: dict[int, Mark], vector_width: int
 ) -> tuple[About, int]:
     """Makes a generation of the shards. Returns what it is, and its products. Raises CatalogError for none."""
-    refused = [row for _, mark in sorted(marks.items()) for row in mark.refused]
-    write_refused(refused, config.folder / REFUSED_FILE)
+    write_refused(read_refused(folder, marks), config.folder / REFUSED_FILE)
     if num_embedded(marks) == 0:
+        reason = why_empty(read_refused(folder, marks), plan.splits)
         remove_partial_work(folder)
-        raise CatalogError(f"{config.catalog}: nothing to index: {why_empty(refused, plan.splits)}")
+        raise CatalogError(f"{config.catalog}: nothing to index: {reason}")
     about = About(
         space=plan.space,
         model=config.model,
@@ -282,23 +318,25 @@ def publish(
         catalog=str(config.catalog),
         catalog_sha256=plan.catalog_sha256,
         splits=plan.splits,
+        hosts=plan.hosts,
     )
     return about, config.create(about, read_blocks(folder, marks))
 
 
-def why_empty(refused: Sequence[Refused], splits: Sequence[str]) -> str:
+def why_empty(refused: Iterable[Refused], splits: Sequence[str]) -> str:
     """What became of the rows where none was embedded."""
-    if not refused:
+    reasons = Counter((row.field, row.reason) for row in refused)
+    if not reasons:
         return f"no listing is of the splits {', '.join(splits)}"
-    (field, reason), count = Counter((row.field, row.reason) for row in refused).most_common(1)[0]
-    return f"{len(refused):,} rows are refused (see {REFUSED_FILE}), {count:,} of them for: {field}: {reason}"
+    (field, reason), count = reasons.most_common(1)[0]
+    return f"{reasons.total():,} rows are refused (see {REFUSED_FILE}), {count:,} of them for: {field}: {reason}"
 
 
 def is_built(config: BuildConfig, plan: Plan) -> bool:
     """Whether there is a whole collection of what is planned."""
     about = config.read_about()
-    planned = (plan.space, plan.catalog_sha256, plan.splits)
-    return about is not None and (about.space, about.catalog_sha256, about.splits) == planned
+    planned = (plan.space, plan.catalog_sha256, plan.splits, plan.hosts)
+    return about is not None and (about.space, about.catalog_sha256, about.splits, about.hosts) == planned
 
 
 def check_replaceable(config: BuildConfig, plan: Plan) -> None:
@@ -316,17 +354,22 @@ def num_embedded(marks: dict[int, Mark]) -> int:
     return sum(mark.count for mark in marks.values())
 
 
-def has_splits(catalog: Path) -> bool:
+def has_splits(catalog: Sequence[Path], urls: bool) -> bool:
     """Whether the catalogue itself names splits; where it does, the first rows usually show it."""
-    return any(isinstance(row, Listing) and row.split is not None for _, row in iterate_rows(catalog))
+    return any(isinstance(row, Listing) and row.split is not None for _, row in iterate_rows(catalog, urls=urls))
 
 
-def count_rows(catalog: Path) -> int:
+def count_rows(catalog: Sequence[Path]) -> int:
     """The catalogue's rows; of CSV and JSON lines its lines, which may be more. For the progress alone."""
-    if catalog.suffix.lower() == ".parquet":
-        return int(pq.read_metadata(catalog).num_rows)
-    with catalog.open("rb") as file:
-        return sum(1 for _ in file)
+    return sum(map(count_rows_of, catalog))
+
+
+def count_rows_of(file: Path) -> int:
+    """Those of one file."""
+    if file.suffix.lower() == ".parquet":
+        return int(pq.read_metadata(file).num_rows)
+    with file.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def count_gpus(device: str) -> int:
@@ -342,10 +385,14 @@ def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(prog="python -m index.build", description="Embed a catalogue and index it.")
     add = described.add_argument
     add("--model", required=True, help="model folder, or a hub repository as owner/name")
-    add("--catalog", required=True, type=Path, help="catalogue file, or the folder that holds it")
+    add("--catalog", required=True, type=Path, help="catalogue file, folder of files, or pattern")
     add("--index", required=True, type=Path, help="folder of the collections")
     add("--collection", default=BuildConfig.collection, help="name of the one that is built (%(default)s)")
     add("--split", dest="splits", type=split_names, default=(), help="only these splits, for instance train,val")
+    add(
+        "--allow-host", dest="allow_hosts", action="append", default=[], help="fetch pictures from it; *. for all below"
+    )
+    add("--allow-private-addresses", action="store_true", help="these hosts may be of an intranet or this machine")
     add("--shard-rows", type=int, default=BuildConfig.shard_rows, help="rows done together (%(default)s)")
     add("--workers", dest="num_workers", type=int, help="decoders, and on the CPU as many encoders (one for each core)")
     add("--variant", help="a variant of the model that deploy.export made (full precision)")
@@ -364,7 +411,8 @@ def split_names(text: str) -> tuple[str, ...]:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
-        config = BuildConfig(**vars(arguments), milvus_token=os.environ.get("MILVUS_TOKEN", ""))
+        allowed = {"allow_hosts": tuple(arguments.allow_hosts), "milvus_token": os.environ.get("MILVUS_TOKEN", "")}
+        config = BuildConfig(**vars(arguments) | allowed)
         summary = build(config)
     except (ItemError, OSError) as error:  # OSError: what a full disk or a missing permission raises
         print(f"error: {error}", file=sys.stderr)

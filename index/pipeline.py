@@ -1,5 +1,8 @@
 """The indexing job on Ray Data: read -> prepare -> embed -> write, a shard of consecutive rows at a time.
 
+Pictures that are URLs are fetched where they are decoded, ahead of the decoder. A worker whose process ends is started
+anew and its shard done again, a few times.
+
 Every block is one row, and that row is one shard: a stage hands a shard on as soon as it is done with it. Pictures
 given as bytes leave the pipeline where they are decoded, and the encoder reads the pixels where they lie.
 """
@@ -27,16 +30,20 @@ from ray.exceptions import RayError, RayTaskError
 from index.exact import Vectors, is_unit
 from index.product import Product
 from index.shards import Mark, Shard, write_shard
-from item.catalog.listing import Listing
+from item.catalog.listing import Listing, Place
 from item.catalog.reader import Refused, iterate_rows
 from item.catalog.splits import assign_splits
 from item.engine import load_engine
 from item.errors import ItemError, ListingError, SpaceError
+from item.fetching.fetcher import Fetcher
+from item.fetching.hosts import AllowedHosts, is_public, is_public_or_intranet
 from item.preprocessing.prepared import Prepared
 from item.preprocessing.preprocessor import Preprocessor
 
 # Shards that wait between the stages, beside one for each process.
 SHARDS_WAITING = 6
+# Times that a shard is done again when the process that had it ended, and that such a process is started anew.
+RETRIES = 3
 MIN_OBJECT_STORE_BYTES = 128 * 2**20
 
 
@@ -46,6 +53,8 @@ class Job:
 
     splits: only listings of these are embedded; empty for all.
     has_splits: whether the catalogue names splits itself; `assign_splits` decides otherwise.
+    catalog: the catalogue's files. hosts: those that pictures may be fetched from; none: URLs are refused.
+    private_addresses: whether these hosts may be at addresses that are not public.
     num_workers: processes that prepare. num_gpus: GPUs, each with a process that embeds; 0: as many processes embed on
     the CPU as prepare, each with one thread, which is a third faster than one process with all threads.
     """
@@ -53,7 +62,9 @@ class Job:
     model: Path
     variant: str | None
     space: str
-    catalog: Path
+    catalog: tuple[Path, ...]
+    hosts: AllowedHosts
+    private_addresses: bool
     splits: tuple[str, ...]
     has_splits: bool
     shard_rows: int
@@ -70,19 +81,19 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """A shard as it was read: listings with their lines."""
+    """A shard as it was read: listings with their places."""
 
     shard: Shard
-    listings: list[tuple[int, Listing]]
+    listings: list[tuple[Place, Listing]]
     refused: list[Refused]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A shard made ready for the encoder: products with their lines, and what is encoded of each."""
+    """A shard made ready for the encoder: products with their places, and what is encoded of each."""
 
     shard: Shard
-    products: list[tuple[int, Product]]
+    products: list[tuple[Place, Product]]
     prepared: list[Prepared]
     refused: list[Refused]
 
@@ -92,7 +103,7 @@ class Embedded:
     """A shard with its (n, D) vectors, in the order of its products."""
 
     shard: Shard
-    products: list[tuple[int, Product]]
+    products: list[tuple[Place, Product]]
     vectors: Vectors
     refused: list[Refused]
     engine: str
@@ -118,7 +129,7 @@ def embed_catalog(job: Job, done: frozenset[int]) -> Generator[Mark]:
 
 
 def pipeline(job: Job, done: frozenset[int]) -> ray.data.Dataset:
-    """The four stages. Whatever ends a process, too little memory or a picture, may end it again: few tries, or one."""
+    """The four stages. Whatever ends a process, too little memory or a picture, may end it again: a few tries."""
     each = {"batch_size": 1, "batch_format": "pyarrow"}
     workers = ray.data.TaskPoolStrategy(size=job.num_workers)
     encoders = ray.data.ActorPoolStrategy(size=job.num_encoders)
@@ -128,13 +139,14 @@ def pipeline(job: Job, done: frozenset[int]) -> ray.data.Dataset:
         return (
             ray.data.range(1)
             .map_batches(read, fn_kwargs={"job": job, "done": done}, **each)
-            .map_batches(prepare, fn_kwargs={"model": job.model}, compute=workers, max_retries=2, **each)
+            .map_batches(prepare, fn_kwargs={"job": job}, compute=workers, max_retries=RETRIES, **each)
             .map_batches(
                 Embed,
                 fn_constructor_args=(job,),
                 compute=encoders,
                 num_gpus=min(1, job.num_gpus),
-                max_restarts=0,
+                max_restarts=RETRIES,
+                max_task_retries=RETRIES,
                 **each,
             )
             .map_batches(write, fn_kwargs={"folder": job.folder}, **each)
@@ -143,13 +155,13 @@ def pipeline(job: Job, done: frozenset[int]) -> ray.data.Dataset:
 
 def read(_: pa.Table, job: Job, done: frozenset[int]) -> Iterator[pa.Table]:
     """Cuts the catalogue into shards and hands on those that are not done."""
-    rows = iterate_rows(job.catalog)
+    rows = iterate_rows(job.catalog, urls=bool(job.hosts.patterns))
     chunk, number, first_row = list(islice(rows, job.shard_rows)), 0, 0
     while chunk:
         following = list(islice(rows, job.shard_rows))
         shard = Shard(number=number, first_row=first_row, end_row=first_row + len(chunk), last=not following)
         if number not in done:
-            listings = [(line, row) for line, row in chunk if isinstance(row, Listing) and is_wanted(row, job)]
+            listings = [(place, row) for place, row in chunk if isinstance(row, Listing) and is_wanted(row, job)]
             refused = [row for _, row in chunk if isinstance(row, Refused)]
             yield pack(Rows(shard=shard, listings=listings, refused=refused))
         chunk, number, first_row = following, number + 1, shard.end_row
@@ -162,17 +174,21 @@ def is_wanted(listing: Listing, job: Job) -> bool:
     return (listing if job.has_splits else assign_splits([listing])[0]).split in job.splits
 
 
-def prepare(table: pa.Table, model: Path) -> pa.Table:
-    """Tokenises words and decodes pictures. A listing that cannot be read is refused; its neighbours go on."""
-    preprocessor, rows = load_preprocessor(model), unpack(table)
+def prepare(table: pa.Table, job: Job) -> pa.Table:
+    """Tokenises words, fetches and decodes pictures. A listing that cannot be read is refused; its neighbours go on."""
+    preprocessor, rows = load_preprocessor(job.model), unpack(table)
     ready = Ready(shard=rows.shard, products=[], prepared=[], refused=rows.refused)
-    for line, listing in rows.listings:
-        try:
-            ready.prepared.append(preprocessor(listing))
-            ready.products.append((line, Product.from_listing(listing)))
-        except ListingError as error:
-            refused = Refused(line=line, product_id=listing.product_id, field=error.field, reason=error.reason)
-            ready.refused.append(refused)
+    is_allowed = is_public_or_intranet if job.private_addresses else is_public
+    with Fetcher(job.hosts, max_bytes=preprocessor.config.max_picture_bytes, is_allowed=is_allowed) as fetcher:
+        with_bytes = fetcher.with_bytes(listing for _, listing in rows.listings)
+        for (place, listing), fetched in zip(rows.listings, with_bytes, strict=True):
+            try:
+                if isinstance(fetched, ListingError):
+                    raise fetched
+                ready.prepared.append(preprocessor(fetched))
+                ready.products.append((place, Product.from_listing(listing)))
+            except ListingError as error:
+                ready.refused.append(Refused.at(place, listing.product_id, error))
     return pack(ready)
 
 
@@ -209,13 +225,13 @@ def write(table: pa.Table, folder: Path) -> pa.Table:
     lengths = np.linalg.norm(done.vectors, axis=1)
     usable = is_unit(lengths)
     refused = done.refused + [
-        Refused(line=line, product_id=product.product_id, field="row", reason=f"its vector has length {length}, not 1")
-        for (line, product), length, good in zip(done.products, lengths, usable, strict=True)
+        Refused.at(place, product.product_id, ListingError("row", f"its vector has length {length}, not 1"))
+        for (place, product), length, good in zip(done.products, lengths, usable, strict=True)
         if not good
     ]
     products = [product for (_, product), good in zip(done.products, usable, strict=True) if good]
-    refused.sort(key=lambda row: row.line)
-    return pack(write_shard(folder, done.shard, done.vectors[usable], products, tuple(refused), done.engine))
+    refused.sort(key=lambda row: row.place)
+    return pack(write_shard(folder, done.shard, done.vectors[usable], products, refused, done.engine))
 
 
 def pack(message: object) -> pa.Table:

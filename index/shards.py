@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,18 +31,20 @@ from item.catalog.reader import Refused
 from item.errors import StoreError
 
 PARTIAL, PLAN = "partial", "plan.json"
+REFUSED = "refused"  # of a mark's file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What decides every shard: shards of one plan belong together.
 
-    `splits` are the splits of the catalogue that are indexed; empty for all of it.
+    `splits` are the splits of the catalogue that are indexed; empty for all of it. Pictures are fetched from `hosts`.
     """
 
     space: str
     catalog_sha256: str
     splits: tuple[str, ...]
+    hosts: tuple[str, ...] = ()
     shard_rows: int
 
 
@@ -57,11 +60,14 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """A shard that is done: `count` of its rows are in its file, `refused` are not, the rest is of other splits."""
+    """A shard that is done: `count` of its rows are in its file, `num_refused` are not, the rest is of other splits.
+
+    The refused rows themselves stay in the mark's file: there may be many.
+    """
 
     shard: Shard
     count: int
-    refused: tuple[Refused, ...]
+    num_refused: int
     engine: str
     file: FileDigest
 
@@ -76,16 +82,16 @@ def write_shard(
     shard: Shard,
     vectors: Vectors,
     products: Sequence[Product],
-    refused: tuple[Refused, ...],
+    refused: Sequence[Refused],
     engine: str,
 ) -> Mark:
-    """Writes vectors (n, D) and their n products, then the done-mark."""
+    """Writes vectors (n, D) and their n products, then the done-mark with the refused rows."""
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
     table = product_table(products).append_column("vector", column)
     path = shard_path(folder, shard.number)
     publish(path, lambda beside: _write_arrow(table, beside))
-    mark = Mark(shard=shard, count=len(vectors), refused=refused, engine=engine, file=digest(path))
-    _publish_json(path.with_suffix(".json"), mark)
+    mark = Mark(shard=shard, count=len(vectors), num_refused=len(refused), engine=engine, file=digest(path))
+    _publish_json(path.with_suffix(".json"), asdict(mark) | {REFUSED: [asdict(row) for row in refused]})
     return mark
 
 
@@ -100,6 +106,14 @@ def read_marks(folder: Path) -> dict[int, Mark]:
         except (ValidationError, FileNotFoundError):
             continue
     return marks
+
+
+def read_refused(folder: Path, marks: Mapping[int, Mark]) -> Iterator[Refused]:
+    """The refused rows of shards that are done, in the catalogue's order."""
+    for number, mark in sorted(marks.items()):
+        if mark.num_refused:
+            content = json.loads(shard_path(folder, number).with_suffix(".json").read_bytes())
+            yield from (Refused(**row) for row in content[REFUSED])
 
 
 def is_complete(marks: Mapping[int, Mark]) -> bool:
@@ -154,7 +168,7 @@ def agree_on_plan(folder: Path, plan: Plan) -> None:
     """Writes the plan where there is none. Raises StoreError where the partial work is of another."""
     found = read_plan(folder)
     if found is None:
-        _publish_json(folder / PLAN, plan)
+        _publish_json(folder / PLAN, asdict(plan))
         return
     for name in (field.name for field in fields(Plan)):
         there, here = getattr(found, name), getattr(plan, name)
@@ -177,8 +191,8 @@ def remove_partial_work(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _publish_json(path: Path, content: Plan | Mark) -> None:
-    text = json.dumps(asdict(content), ensure_ascii=False) + "\n"
+def _publish_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, ensure_ascii=False) + "\n"
     publish(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 

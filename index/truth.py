@@ -65,8 +65,8 @@ REBUILD = "restore a backup, or build the index again"
 class About:
     """What a generation holds: vectors of width `vector_width`, all in `space`.
 
-    `model` and `engine` say what made them; `catalog`, `catalog_sha256` and `splits` (empty: all) of what. `created` is
-    in UTC, ISO 8601.
+    `model` and `engine` say what made them; `catalog`, `catalog_sha256` and `splits` (empty: all) of what, with the
+    `hosts` that pictures were fetched from. `created` is in UTC, ISO 8601.
     """
 
     space: str
@@ -76,6 +76,7 @@ class About:
     catalog: str = ""
     catalog_sha256: str = ""
     splits: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="microseconds"))
 
 

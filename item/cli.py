@@ -27,7 +27,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from item.catalog.listing import Listing
+from item.catalog.listing import Listing, Place
 from item.client import ENCODED, Client
 from item.errors import ConfigError, ItemError
 from item.results import (
@@ -222,13 +222,18 @@ def run_delete(client: Client, args: argparse.Namespace) -> Answer:
     given = [Listing(product_id=one) for one in args.product_id or ()]
     limits = client.info().limits
     report = write_rows(
-        enumerate(given, start=1) if given else catalog_rows(args.catalog, ids_suffice=True),
+        listed(given) if given else catalog_rows(args.catalog, ids_suffice=True),
         lambda listing: item_pb2.Product(product_id=listing.product_id),
         send,
         max_rows=limits.max_inputs,
         max_bytes=limits.max_message_bytes - FRAME_BYTES,
     )
     return write_answer(report, f"{report.done:,} products deleted", args)
+
+
+def listed(given: Sequence[Listing]) -> Iterator[tuple[Place, Listing]]:
+    """Listings of the command line, as rows."""
+    return ((Place("", number), listing) for number, listing in enumerate(given, start=1))
 
 
 def run_info(client: Client, args: argparse.Namespace) -> Answer:

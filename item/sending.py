@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from item.catalog.listing import Listing
-from item.errors import CatalogError, ConfigError, ListingError
+from item.catalog.listing import Listing, Place
+from item.errors import ConfigError, ListingError
 from item.results import WriteResult
 from item.tables import cell_text
 from item.v1 import item_pb2
@@ -23,15 +23,18 @@ FRAME_BYTES = 64 * 2**10  # of a request: its own fields, and a few bytes for ea
 WITHOUT_WORDS = {"title": "-"}  # what an update or a deletion is read with: the reader asks for words or a picture
 
 
-PLACE = re.compile(r"^(row|products\[\d+\]|product_ids\[\d+\])[.:] ?")  # of a row in a message; its line says more
+IN_MESSAGE = re.compile(
+    r"^(row|products\[\d+\]|product_ids\[\d+\])[.:] ?"
+)  # of a row in a message; its place says more
 
-Row = tuple[int, "Listing | Refused"]  # with its line
+Row = tuple[Place, "Listing | Refused"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedRow:
     """A row that was not written or deleted; `reason` names the field."""
 
+    file: str
     line: int
     product_id: str
     reason: str
@@ -45,10 +48,10 @@ class WriteReport:
     created: int = 0
     refused: list[RefusedRow] = dataclasses.field(default_factory=list)
 
-    def refuse(self, line: int, product_id: str, reason: str) -> None:
+    def refuse(self, place: Place, product_id: str, reason: str) -> None:
         """Remembers a row, and says so."""
-        self.refused.append(RefusedRow(line=line, product_id=product_id, reason=reason))
-        print(cell_text(f"line {line}, {product_id!r}: {reason}"), file=sys.stderr)
+        self.refused.append(RefusedRow(file=place.file, line=place.line, product_id=product_id, reason=reason))
+        print(cell_text(f"{place}, {product_id!r}: {reason}"), file=sys.stderr)
 
 
 def catalog_rows(path: Path, *, ids_suffice: bool) -> Iterator[Row]:
@@ -78,21 +81,16 @@ def catalog_rows(path: Path, *, ids_suffice: bool) -> Iterator[Row]:
 
 def rows_with_ids(path: Path) -> Iterator[Row]:
     """As `item.catalog.reader.iterate_rows`, of rows that need neither words nor a picture."""
-    from item.catalog.files import READERS
-    from item.catalog.reader import Refused, find_catalog
+    from item.catalog.reader import Refused, find_files, raw_rows
     from item.catalog.rows import parse_listing
 
-    file = find_catalog(path)
-    try:
-        for line, row in READERS[file.suffix.lower()](file):
-            try:
-                if isinstance(row, ListingError):
-                    raise row
-                yield line, dataclasses.replace(parse_listing({**row, **WITHOUT_WORDS}, folder=file.parent), title="")
-            except ListingError as error:
-                yield line, Refused(line=line, product_id="", field=error.field, reason=error.reason)
-    except OSError as error:
-        raise CatalogError(f"{file}: cannot be read: {error.strerror}") from error
+    for place, folder, row in raw_rows(find_files(path)):
+        try:
+            if isinstance(row, ListingError):
+                raise row
+            yield place, dataclasses.replace(parse_listing({**row, **WITHOUT_WORDS}, folder=folder), title="")
+        except ListingError as error:
+            yield place, Refused.at(place, "", error)
 
 
 def write_rows(
@@ -107,46 +105,46 @@ def write_rows(
     report = WriteReport()
     for batch in batches(usable_rows(rows, message, max_bytes, report), max_rows, max_bytes):
         results = send([product for _, product in batch])
-        for (line, _), result in zip(batch, results, strict=True):
+        for (place, _), result in zip(batch, results, strict=True):
             if result.error is None:
                 report.done += 1
                 report.created += result.created
             else:
-                report.refuse(line, result.product_id, PLACE.sub("", result.error.details))
+                report.refuse(place, result.product_id, IN_MESSAGE.sub("", result.error.details))
     return report
 
 
 def usable_rows(
     rows: Iterable[Row], message: Callable[[Listing], item_pb2.Product], max_bytes: int, report: WriteReport
-) -> Iterator[tuple[int, item_pb2.Product]]:
-    """The rows that can be sent, as messages with their lines; the others are reported."""
-    for line, row in rows:
+) -> Iterator[tuple[Place, item_pb2.Product]]:
+    """The rows that can be sent, as messages with their places; the others are reported."""
+    for place, row in rows:
         if not isinstance(row, Listing):
-            report.refuse(line, row.product_id, f"{row.field}: {row.reason}")
+            report.refuse(place, row.product_id, f"{row.field}: {row.reason}")
             continue
         try:
             product = message(row)
         except ConfigError as error:
-            report.refuse(line, row.product_id, PLACE.sub("", str(error)))
+            report.refuse(place, row.product_id, IN_MESSAGE.sub("", str(error)))
             continue
         if (size := product.ByteSize()) > max_bytes:
-            report.refuse(line, row.product_id, f"{size:,} bytes; the server takes up to {max_bytes:,} at once")
+            report.refuse(place, row.product_id, f"{size:,} bytes; the server takes up to {max_bytes:,} at once")
         else:
-            yield line, product
+            yield place, product
 
 
 def batches(
-    rows: Iterable[tuple[int, item_pb2.Product]], max_rows: int, max_bytes: int
-) -> Iterator[list[tuple[int, item_pb2.Product]]]:
+    rows: Iterable[tuple[Place, item_pb2.Product]], max_rows: int, max_bytes: int
+) -> Iterator[list[tuple[Place, item_pb2.Product]]]:
     """Consecutive rows together, as many as fit."""
-    batch: list[tuple[int, item_pb2.Product]] = []
+    batch: list[tuple[Place, item_pb2.Product]] = []
     num_bytes = 0
-    for line, product in rows:
+    for place, product in rows:
         size = product.ByteSize()
         if batch and (len(batch) == max_rows or num_bytes + size > max_bytes):
             yield batch
             batch, num_bytes = [], 0
-        batch.append((line, product))
+        batch.append((place, product))
         num_bytes += size
     if batch:
         yield batch

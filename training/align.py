@@ -162,7 +162,7 @@ def align(arguments: argparse.Namespace) -> None:
     if arguments.model is not None and output.resolve() == arguments.model.resolve():
         raise ConfigError(f"output: {output} is the model folder itself; name another")
     catalog = read_catalog(arguments.catalog)
-    claim_folder(output / "run", config, catalog.path, arguments.restart)
+    claim_folder(output / "run", config, catalog, arguments.restart)
     bert = load_start(config) if model is None else None
     if preprocessor is None:
         preprocessor = make_preprocessor(config, bert, catalog.split("train"))

@@ -4,7 +4,7 @@
     python -m training.check --catalog shop/catalog.parquet --refused refused.jsonl --json report.json
 
 Every main picture is decoded as training, indexing and serving decode it. Rows that are refused are written as JSON
-lines {"line", "product_id", "field", "reason"}: to --refused, or else, where there are any, to
+lines {"file", "line", "product_id", "field", "reason"}: to --refused, or else, where there are any, to
 <catalogue's name>.refused.jsonl in the current folder. Exit status: 0 where rows can be used, 2 where none can.
 """
 
@@ -24,8 +24,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from item.catalog.listing import Listing, Picture
-from item.catalog.reader import Catalog, Refused, find_catalog, iterate_rows, write_refused
+from item.catalog.listing import Listing, Picture, Place
+from item.catalog.reader import Catalog, Refused, find_files, iterate_rows, write_refused
 from item.catalog.splits import assign_splits
 from item.errors import CatalogError, ConfigError, ItemError, PictureError
 from item.preprocessing.config import PreprocessorConfig
@@ -67,7 +67,7 @@ class Report:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("training.check", description=__doc__.partition("\n")[0])
-    parser.add_argument("--catalog", required=True, type=Path, help="file, or folder with catalog.parquet|jsonl|csv")
+    parser.add_argument("--catalog", required=True, type=Path, help="file, folder, or pattern")
     parser.add_argument("--refused", type=Path, help="where refused rows are written")
     parser.add_argument("--json", type=Path, help="where the report is written as JSON")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that decode (all cores)")
@@ -97,11 +97,12 @@ def check(path: Path, workers: int) -> tuple[Catalog, Report]:
     """
     if workers < 1:
         raise ConfigError(f"--workers: {workers} is below 1")
-    path = find_catalog(path)
-    rows = list(iterate_rows(path))
-    parsed = [(line, row) for line, row in rows if isinstance(row, Listing)]
+    files = find_files(path)
+    path = files[0] if len(files) == 1 else path
+    rows = list(iterate_rows(files))
+    parsed = [(place, row) for place, row in rows if isinstance(row, Listing)]
     kept, unreadable, digests = _decode(parsed, workers)
-    refused = sorted([row for _, row in rows if isinstance(row, Refused)] + unreadable, key=lambda row: row.line)
+    refused = sorted([row for _, row in rows if isinstance(row, Refused)] + unreadable, key=lambda row: row.place)
     listings = [listing for _, listing in kept]
     ids = {listing.product_id for _, listing in parsed}
     by_rule = not any(listing.split for listing in listings)
@@ -122,7 +123,8 @@ def check(path: Path, workers: int) -> tuple[Catalog, Report]:
         repeated_titles=_repeated(listing.title for listing in listings),
         repeated_pictures=_repeated(digests),
     )
-    return Catalog(path=path, listings=listings, lines=[line for line, _ in kept], refused=refused), report
+    places = [place for place, _ in kept]
+    return Catalog(path=path, files=files, listings=listings, places=places, refused=refused), report
 
 
 def table_of(report: Report) -> str:
@@ -156,17 +158,17 @@ def table_of(report: Report) -> str:
 
 
 def _decode(
-    rows: Sequence[tuple[int, Listing]], workers: int
-) -> tuple[list[tuple[int, Listing]], list[Refused], list[str]]:
+    rows: Sequence[tuple[Place, Listing]], workers: int
+) -> tuple[list[tuple[Place, Listing]], list[Refused], list[str]]:
     """The rows whose main picture can be read or that have none, the others, and a digest of each picture read."""
     read = iter(_read_pictures([listing.images[0] for _, listing in rows if listing.images], workers))
     kept, unreadable, digests = [], [], []
-    for line, listing in rows:
+    for place, listing in rows:
         digest, reason = next(read) if listing.images else ("", "")
         if reason:
-            unreadable.append(Refused(line=line, product_id=listing.product_id, field="image", reason=reason))
+            unreadable.append(Refused.at(place, listing.product_id, PictureError("image", reason)))
         else:
-            kept.append((line, listing))
+            kept.append((place, listing))
             digests.append(digest)
     return kept, unreadable, digests
 

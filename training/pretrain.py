@@ -197,14 +197,15 @@ def train_here(made_ready: Run) -> None:
         log.close()
 
 
-def claim_folder(folder: Path, config: PretrainConfig, catalog: Path, restart: bool) -> None:
+def claim_folder(folder: Path, config: PretrainConfig, catalog: Catalog, restart: bool) -> None:
     """Makes OUTPUT/run, or makes sure that what is there was begun with the same configuration and catalogue."""
     if restart and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints").mkdir(exist_ok=True)
     beside, resolved, source = folder / "config.new.yaml", folder / "config.yaml", folder / "catalog.txt"
-    identity = f"{catalog.resolve()} {catalog.stat().st_size} {catalog.stat().st_mtime_ns}"
+    states = [(file.resolve(), file.stat()) for file in catalog.files]
+    identity = "\n".join(f"{path} {state.st_size} {state.st_mtime_ns}" for path, state in states)
     config.save(beside)
     begun = resolved.is_file() and last_checkpoint(folder) is not None
     if begun and (resolved.read_text() != beside.read_text() or source.read_text(encoding="utf-8") != identity):
@@ -254,7 +255,7 @@ def pretrain(arguments: argparse.Namespace) -> None:
     config, device = load_config(arguments.config, arguments.overrides), torch.device(choose_device(arguments.device))
     catalog = read_catalog(arguments.catalog)
     output: Path = arguments.output
-    claim_folder(output / "run", config, catalog.path, arguments.restart)
+    claim_folder(output / "run", config, catalog, arguments.restart)
     made_ready = prepare_run(config, catalog, output, device)
     if arguments.workers:
         from training.distributed import train_distributed

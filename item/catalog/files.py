@@ -24,6 +24,7 @@ Rows = Iterator[tuple[int, Row | ListingError]]
 
 MAX_CELL_CHARACTERS = 8 * 2**20  # of a CSV cell; the csv module's own limit of 128 KiB is short for a description
 _ROWS_AT_ONCE = 256  # of a Parquet file: few, since a row may carry its pictures
+_BUFFER_BYTES = 2**20  # read at once of each of its columns: without, a whole row group is read before its first row
 
 
 def jsonl_rows(path: Path) -> Rows:
@@ -65,16 +66,17 @@ def csv_rows(path: Path) -> Rows:
 
 def parquet_rows(path: Path) -> Rows:
     """The rows of a Parquet file, numbered from 1."""
+    line = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
             _check_header(path, file.schema_arrow.names)
-            line = 0
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
                 for row in _arrow_rows(batch):
                     line += 1
                     yield line, row
     except (pa.ArrowException, OSError) as error:
-        raise CatalogError(f"{path}: damaged or no Parquet file ({error}); write it again") from error
+        behind = f" behind row {line:,}" if line else ""
+        raise CatalogError(f"{path}: damaged or no Parquet file ({error}){behind}; write it again") from error
 
 
 READERS: Mapping[str, Callable[[Path], Rows]] = {".parquet": parquet_rows, ".jsonl": jsonl_rows, ".csv": csv_rows}

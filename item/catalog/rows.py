@@ -32,12 +32,13 @@ _shortened.maxstring = _shortened.maxother = 60
 _shortened.maxlist = 12
 
 
-def parse_listing(row: Mapping[str, object], *, folder: Path) -> Listing:
+def parse_listing(row: Mapping[str, object], *, folder: Path, urls: bool = False) -> Listing:
     """The listing of one row.
 
     Args:
         row: column name to value as the file's reader gives it: Python or numpy values, None or NaN where empty.
         folder: where relative picture paths start, the catalogue file's folder. Pictures are not looked for here.
+        urls: whether pictures may be URLs.
 
     Raises:
         ListingError: with the column at fault, the value and the way out.
@@ -49,7 +50,7 @@ def parse_listing(row: Mapping[str, object], *, folder: Path) -> Listing:
         product_id=_identifier("product_id", cells["product_id"]),
         title=_text("title", cells.get("title", "")),
         description=_text("description", cells.get("description", "")),
-        images=_images(cells, folder),
+        images=_images(cells, folder, urls),
         category=_category(cells.get("category")),
         group_id=_identifier("group_id", cells["group_id"]) if "group_id" in cells else None,
         language=_text("language", cells["language"]) if "language" in cells else None,
@@ -109,13 +110,13 @@ def _identifier(column: str, value: object) -> str:
     return _text(column, value)
 
 
-def _images(cells: Mapping[str, object], folder: Path) -> tuple[Picture, ...]:
+def _images(cells: Mapping[str, object], folder: Path, urls: bool) -> tuple[Picture, ...]:
     """The pictures of `image`, then of `images`, each once: the first is the main one."""
     found = [
         picture
         for column in ("image", "images")
         for item in _items(cells.get(column))
-        if (picture := _picture(column, item, folder)) is not None
+        if (picture := _picture(column, item, folder, urls)) is not None
     ]
     return tuple(dict.fromkeys(found))
 
@@ -139,11 +140,11 @@ def _json_list(text: str) -> list[object] | None:
     return found if isinstance(found, list) else None
 
 
-def _picture(column: str, value: object, folder: Path) -> Picture | None:
+def _picture(column: str, value: object, folder: Path, urls: bool) -> Picture | None:
     if isinstance(value, Mapping):  # as Hugging Face's datasets store a picture
         name, data = _value(value.get("path")), value.get("bytes")
         if data is None:
-            return None if name is None else _picture(column, name, folder)
+            return None if name is None else _picture(column, name, folder, urls)
         if isinstance(data, bytes):
             return Picture(data=data, reference="" if name is None else _text(column, name))
     if isinstance(value, bytes):
@@ -152,9 +153,12 @@ def _picture(column: str, value: object, folder: Path) -> Picture | None:
         raise ListingError(column, f"{_shown(value)} is no picture; give a path, bytes, or {{'bytes', 'path'}}")
     path = _text(column, value)
     if _URL.match(path):
-        raise ListingError(
-            column, f"{_shown(path)} is a URL, which is not fetched; download it first and give its path"
-        )
+        if not urls:
+            reason = "is a URL, which is not fetched; give index.build --allow-host, or download it and give its path"
+            raise ListingError(column, f"{_shown(path)} {reason}")
+        if not path.lower().startswith(("http://", "https://")):
+            raise ListingError(column, f"{_shown(path)} is no http or https URL; download it and give its path")
+        return Picture(url=path, reference=path)
     return Picture(path=folder / path, reference=path)
 
 

@@ -23,7 +23,7 @@ _SPECIAL = (  # of IANA's special-purpose registries, what `is_global` of some P
     IPv6Network("2001::/23"),
     IPv6Network("3fff::/20"),
 )
-_INTRANET = (  # RFC 1918, 6598, 4193, and this machine
+_INTRANET: tuple[IPv4Network | IPv6Network, ...] = (  # RFC 1918, 6598, 4193, and this machine
     *map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8")),
     *map(IPv6Network, ("fc00::/7", "::1/128")),
 )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from item.catalog import reader
 from item.catalog.files import MAX_CELL_CHARACTERS
-from item.catalog.listing import Listing
-from item.catalog.reader import Refused, find_catalog, iterate_rows, read_catalog, write_refused
-from item.errors import CatalogError
+from item.catalog.listing import Listing, Place
+from item.catalog.reader import Refused, find_files, iterate_rows, read_catalog, write_refused
+from item.errors import CatalogError, ListingError
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -79,22 +83,23 @@ def test_the_same_rows_from_every_format(rows: list[dict[str, Any]], tmp_path: P
 
 def test_lines_are_those_an_editor_shows(tmp_path: Path) -> None:
     rows = [{"product_id": "1", "title": "two\nlines"}, {"product_id": "2", "title": "mug"}]
-    assert [line for line, _ in iterate_rows(write_csv(tmp_path / "a.csv", rows))] == [2, 4]
-    assert [line for line, _ in iterate_rows(write_jsonl(tmp_path / "a.jsonl", rows))] == [1, 2]
-    assert [line for line, _ in iterate_rows(write_parquet(tmp_path / "a.parquet", rows))] == [1, 2]
+    assert [place.line for place, _ in iterate_rows(write_csv(tmp_path / "a.csv", rows))] == [2, 4]
+    assert [place.line for place, _ in iterate_rows(write_jsonl(tmp_path / "a.jsonl", rows))] == [1, 2]
+    assert [place.line for place, _ in iterate_rows(write_parquet(tmp_path / "a.parquet", rows))] == [1, 2]
     (tmp_path / "b.jsonl").write_text('\n{"product_id": 1, "title": "a"}\n  \n{"product_id": 2, "title": "b"}')
-    assert [line for line, _ in iterate_rows(tmp_path / "b.jsonl")] == [2, 4]
+    assert [place.line for place, _ in iterate_rows(tmp_path / "b.jsonl")] == [2, 4]
     (tmp_path / "b.csv").write_text("\nproduct_id,title\n\n1,a\n\n2,b")
-    assert [line for line, _ in iterate_rows(tmp_path / "b.csv")] == [4, 6]
+    assert [place.line for place, _ in iterate_rows(tmp_path / "b.csv")] == [4, 6]
 
 
 def outcome(path: Path) -> list[tuple[int, str, str]]:
     """(line, product_id, "" or the field at fault) of every row."""
-    return [(line, row.product_id, row.field if isinstance(row, Refused) else "") for line, row in iterate_rows(path)]
+    rows = iterate_rows(path)
+    return [(place.line, row.product_id, row.field if isinstance(row, Refused) else "") for place, row in rows]
 
 
 def reason(path: Path, line: int) -> str:
-    found = dict(iterate_rows(path))[line]
+    found = dict(iterate_rows(path))[Place(path.name, line)]
     assert isinstance(found, Refused)
     assert found.line == line
     return found.reason
@@ -185,7 +190,7 @@ def test_a_quote_never_closed_at_the_top_of_a_long_file_loses_one_row(tmp_path: 
     path.write_text('product_id,title\n0,"open\n' + "".join(f"{i},mug {i}\n" for i in range(1, 20_001)))
     catalog = read_catalog(path)
     assert [listing.product_id for listing in catalog.listings] == [str(i) for i in range(1, 20_001)]
-    assert catalog.lines == list(range(3, 20_003))
+    assert [place.line for place in catalog.places] == list(range(3, 20_003))
     assert [row.line for row in catalog.refused] == [2]
 
 
@@ -249,7 +254,7 @@ def test_rows_of_many_batches_are_numbered_through(tmp_path: Path) -> None:
     rows = [{"product_id": str(i), "title": f"mug {i}"} for i in range(1000)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=300)
     catalog = read_catalog(tmp_path / "a.parquet")
-    assert catalog.lines == list(range(1, 1001))
+    assert [place.line for place in catalog.places] == list(range(1, 1001))
     assert catalog.listings[-1].title == "mug 999"
 
 
@@ -303,11 +308,11 @@ def test_folders(tmp_path: Path) -> None:
     rows = [{"product_id": "1", "title": "mug"}]
     (tmp_path / "images").mkdir()
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(CatalogError, match=r"exactly one catalog\{.parquet,.jsonl,.csv\}; it has images, notes.txt"):
+    with pytest.raises(CatalogError, match=r"must hold catalog\{.parquet,.jsonl,.csv\}, .*; it has images, notes.txt"):
         read_catalog(tmp_path)
     write_csv(tmp_path / "catalog.csv", rows)
     write_csv(tmp_path / "offers.csv", [{"product_id": "o1", "title": "cup"}])
-    assert find_catalog(tmp_path) == tmp_path / "catalog.csv"
+    assert find_files(tmp_path) == (tmp_path / "catalog.csv",)
     assert read_catalog(tmp_path).listings[0].product_id == "1"
     assert read_catalog(tmp_path, "offers").listings[0].product_id == "o1"
     assert read_catalog(str(tmp_path / "offers.csv")).path == tmp_path / "offers.csv"
@@ -322,6 +327,103 @@ def test_folders(tmp_path: Path) -> None:
         read_catalog(tmp_path / "notes.txt")
     (tmp_path / "catalog.csv").rename(tmp_path / "SHOP.CSV")
     assert read_catalog(tmp_path / "SHOP.CSV").listings[0].product_id == "1"
+
+
+def test_a_row_group_is_not_read_whole(tmp_path: Path) -> None:
+    """Some writers make one of a whole file, pictures and all."""
+    rows = {"product_id": [str(i) for i in range(1000)], "image": [os.urandom(40_000) for _ in range(1000)]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet", write_batch_size=16, use_dictionary=False)
+    del rows["image"]
+    assert pq.read_metadata(tmp_path / "a.parquet").num_row_groups == 1
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in iterate_rows(tmp_path / "a.parquet")]
+    assert len(held) == 1000
+    assert 0 < max(held) < 25_000_000 < 40_000 * 1000
+
+
+def test_several_files_are_one_catalogue(tmp_path: Path) -> None:
+    """In the order of their names, each with its own lines and its own folder for pictures."""
+    (tmp_path / "b").mkdir()
+    write_jsonl(tmp_path / "part-1.jsonl", [{"product_id": "1", "image": "1.jpg"}, {"product_id": "2", "title": ""}])
+    write_csv(tmp_path / "part-0.csv", [{"product_id": "3", "title": "mug"}])
+    write_parquet(tmp_path / "part-2.parquet", [{"product_id": "3", "title": "cup"}, {"product_id": "4", "title": "a"}])
+    write_jsonl(
+        tmp_path / "b" / "part-3.jsonl", [{"product_id": "1", "title": "a"}, {"product_id": "5", "image": "5.jpg"}]
+    )
+    for name in ("_SUCCESS", "_part.csv", ".part.jsonl", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [file.name for file in find_files(tmp_path)] == ["part-0.csv", "part-1.jsonl", "part-2.parquet"]
+    assert find_files(tmp_path / "part-[12]*") == (tmp_path / "part-1.jsonl", tmp_path / "part-2.parquet")
+    files = find_files(tmp_path / "**" / "part-*")
+    assert [file.relative_to(tmp_path).as_posix() for file in files] == sorted(
+        ["part-0.csv", "part-1.jsonl", "part-2.parquet", "b/part-3.jsonl"]
+    )
+    assert outcome_of(files) == [
+        ("b/part-3.jsonl", 1, "1", ""),
+        ("b/part-3.jsonl", 2, "5", ""),
+        ("part-0.csv", 2, "3", ""),
+        ("part-1.jsonl", 1, "1", "product_id: '1' is already on line 1 of b/part-3.jsonl; give each listing its own"),
+        ("part-1.jsonl", 2, "2", "title: no title, description or image, and one is needed; the row's columns: "),
+        ("part-2.parquet", 1, "3", "product_id: '3' is already on line 2 of part-0.csv; give each listing its own"),
+        ("part-2.parquet", 2, "4", ""),
+    ]
+    catalog = read_catalog(tmp_path / "**" / "part-*")
+    pictures = {listing.product_id: listing.images[0].path for listing in catalog.listings if listing.images}
+    assert pictures == {"5": tmp_path / "b" / "5.jpg"}
+    assert catalog.refusal(catalog.listings[1], ListingError("image", "a")).place == ("b/part-3.jsonl", 2)
+    assert read_catalog(tmp_path).files == find_files(tmp_path)
+    write_csv(tmp_path / "catalog.csv", [{"product_id": "1", "title": "mug"}])
+    assert find_files(tmp_path) == (tmp_path / "catalog.csv",)
+
+
+def outcome_of(files: Sequence[Path]) -> list[tuple[str, int, str, str]]:
+    """(file, line, product_id, "" or the column at fault and why) of every row."""
+    return [
+        (*place, row.product_id, f"{row.field}: {row.reason.partition('[')[0]}" if isinstance(row, Refused) else "")
+        for place, row in iterate_rows(files)
+    ]
+
+
+def test_files_that_cannot_be_found(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"no file of .parquet, .jsonl, .csv matches this pattern"):
+        find_files(tmp_path / "part-*.parquet")
+    write_jsonl(tmp_path / "part-0.jsonl", [])
+    write_jsonl(tmp_path / "part-1.jsonl", [])
+    with pytest.raises(CatalogError, match=r"part-0.jsonl, .*part-1.jsonl: has no rows"):
+        list(iterate_rows(tmp_path))
+    (tmp_path / "part-[1].jsonl").write_text('{"product_id": 1, "title": "a name like a pattern"}')
+    assert find_files(tmp_path / "part-[1].jsonl") == (tmp_path / "part-[1].jsonl",)
+
+
+def test_a_damaged_file_is_named_with_its_last_good_row(tmp_path: Path) -> None:
+    rows = [{"product_id": str(i), "title": f"mug {i}" * 50} for i in range(2000)]
+    write_parquet(tmp_path / "a.parquet", rows[:3])
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet", row_group_size=500, compression="none")
+    damaged = bytearray((tmp_path / "b.parquet").read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 40_000] = b"\xff" * 40_000
+    (tmp_path / "b.parquet").write_bytes(damaged)
+    with pytest.raises(CatalogError, match=r"b\.parquet: damaged or no Parquet file .* behind row [1-9]"):
+        list(iterate_rows(tmp_path))
+
+
+@given(st.lists(st.integers(0, 30), max_size=60), st.integers(1, 7))
+def test_of_many_rows_with_one_id_the_first_stays(ids: list[int], cache: int) -> None:
+    """Also where the ids are more than fit into memory."""
+    with closing(reader._SeenIds()) as seen:
+        seen._database.execute(f"PRAGMA cache_size = {cache}")
+        places = [Place(f"part-{row // 10}", row % 10 + 1) for row in range(len(ids))]
+        first = [seen.first(f"{number:0500}", place) for number, place in zip(ids, places, strict=True)]
+    assert first == [places[ids.index(number)] for number in ids]
+
+
+def test_ids_leave_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(reader, "IDS_CACHE_BYTES", 64 * 1024)
+    with closing(reader._SeenIds()) as seen:
+        for number in range(2000):
+            assert seen.first(f"{number:0200}", Place("a", number)).line == number
+        assert seen.first(f"{5:0200}", Place("a", 9999)) == Place("a", 5)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_split(tmp_path: Path) -> None:

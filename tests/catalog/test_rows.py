@@ -150,6 +150,17 @@ def test_attributes_are_unfolded(value: object) -> None:
     assert parse(attributes=value, d=Decimal("9.90")).attributes == {"a": "x", "b": 1.0, "d": 9.9}
 
 
+def test_pictures_by_url_where_they_may_be() -> None:
+    row = {"product_id": "1", "image": "https://shop.example/1.jpg", "images": ["HTTP://shop.example/2.jpg", "3.jpg"]}
+    first, second, third = parse_listing(row, folder=Path("F"), urls=True).images
+    assert first == Picture(url="https://shop.example/1.jpg", reference="https://shop.example/1.jpg")
+    assert second.url == "HTTP://shop.example/2.jpg"
+    assert third == Picture(path=Path("F/3.jpg"), reference="3.jpg")
+    for url in ("s3://bucket/1.jpg", "file:///etc/passwd", "ftp://shop.example/1.jpg"):
+        with pytest.raises(ListingError, match="no http or https URL"):
+            parse_listing({"product_id": "1", "image": url}, folder=Path("F"), urls=True)
+
+
 BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
     "id blank": ({"product_id": " "}, "product_id", "blank"),
     "id None": ({"product_id": None}, "product_id", "blank"),

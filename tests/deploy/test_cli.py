@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.server import Server
-from item.catalog.listing import Listing
+from item.catalog.listing import Listing, Place
 from item.cli import main
 from item.client import Client
 from item.results import WriteResult, product_message
@@ -149,7 +149,8 @@ class TestWriting:
         file = self.write(tmp_path, *cups[:40], {"product_id": "red-mug", "title": "a red cup"}, *bad, *cups[40:])
         status, out, err = own("upsert", "--catalog", file)
         assert (status, out) == (1, "71 products written, 70 of them new; 6 rows refused\n")
-        lines = sorted(line for line in err.splitlines() if line.startswith("line "))
+        name = f"{Path(file).name}, "
+        lines = sorted(line.removeprefix(name) for line in err.splitlines() if line.startswith(name))
         assert [line.split(": ")[:2] for line in lines] == [
             ["line 42, 'no-words'", "title"],
             ["line 43, 'cup-1'", "product_id"],
@@ -208,13 +209,19 @@ class TestWriting:
 
 
 def test_batches_are_bounded_by_rows_and_bytes() -> None:
-    rows = [(line, item_pb2.Product(title="a" * size)) for line, size in enumerate([10, 10, 10, 10, 90, 10, 90, 95])]
-    found = [[line for line, _ in batch] for batch in batches(rows, max_rows=3, max_bytes=110)]
+    rows = [
+        (Place("", line), item_pb2.Product(title="a" * size))
+        for line, size in enumerate([10, 10, 10, 10, 90, 10, 90, 95])
+    ]
+    found = [[place.line for place, _ in batch] for batch in batches(rows, max_rows=3, max_bytes=110)]
     assert found == [[0, 1, 2], [3, 4], [5, 6], [7]]
 
 
 def test_a_row_that_no_request_can_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [(1, Listing(product_id="a", title="a" * 200)), (2, Listing(product_id="b", title="b"))]
+    rows = [
+        (Place("", 1), Listing(product_id="a", title="a" * 200)),
+        (Place("", 2), Listing(product_id="b", title="b")),
+    ]
     sent: list[list[str]] = []
 
     def send(products: Sequence[item_pb2.Product]) -> list[WriteResult]:

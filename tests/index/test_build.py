@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -27,20 +28,23 @@ import ray
 import torch
 
 import index.build
+import index.pipeline
 from index.build import REFUSED_FILE, BuildConfig, Summary, build, main
 from index.exact import Vectors
 from index.generations import CURRENT
-from index.pipeline import Embed, Job, pack, prepare, read, unpack, write
+from index.pipeline import RETRIES, Embed, Job, pack, prepare, read, unpack, write
 from index.product import Product
 from index.shards import PARTIAL, Mark, read_marks
 from index.store import Store, read_about
 from index.truth import TRUTH
 from item.catalog.listing import Listing
+from item.catalog.reader import read_catalog
 from item.engine import load_engine
 from item.errors import CatalogError, ConfigError, ItemError, LeaseError, SpaceError, StoreError, UnavailableError
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
 from item.preprocessing.preprocessor import Preprocessor
+from tests.fetching.picture_server import Shop, answer, running_shop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,7 +62,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def embed_here(job: Job, done: frozenset[int]) -> Generator[Mark]:
         embed = Embed(job)
         for table in read(pack(None), job, done):
-            yield unpack(write(embed(prepare(table, job.model)), job.folder))
+            yield unpack(write(embed(prepare(table, job)), job.folder))
 
     monkeypatch.setattr(index.build, "embed_catalog", embed_here)
 
@@ -89,6 +93,11 @@ def built(config: BuildConfig) -> Summary:
     summary = build(config)
     assert summary is not None
     return summary
+
+
+def built_folder(config: BuildConfig) -> Path:
+    built(config)
+    return config.folder
 
 
 def content(folder: Path) -> dict[str, tuple[Product, Vectors]]:
@@ -154,6 +163,116 @@ def test_pictures_as_bytes_and_bad_rows(config: BuildConfig, listings: list[List
         vector = store.vector(listing.product_id)
         assert vector is not None
         np.testing.assert_allclose(vector, expected[row], atol=1e-5)
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    with running_shop() as shop:
+        yield shop
+
+
+@pytest.fixture
+def by_url(config: BuildConfig, listings: list[Listing], shop: Shop, tmp_path: Path) -> BuildConfig:
+    """The same listings with their pictures on a server, in two files."""
+    rows = []
+    for listing in listings:
+        row: dict[str, object] = {"product_id": listing.product_id, "title": listing.title}
+        for picture in listing.images:
+            assert picture.data is not None
+            row["image"] = shop.url(f"/{picture.reference}", answer(200, picture.data))
+        rows.append(row)
+    folder = tmp_path / "by-url"
+    folder.mkdir()
+    for number, some in enumerate((rows[:30], rows[30:])):
+        pq.write_table(pa.Table.from_pylist(some), folder / f"part-{number}.parquet")
+    return replace(config, catalog=folder, allow_hosts=("localhost",), allow_private_addresses=True)
+
+
+@pytest.mark.usefixtures("running_ray")
+def test_pictures_by_url(by_url: BuildConfig, listings: list[Listing], shop: Shop) -> None:
+    """Each is fetched once. What cannot be had is refused with its file, line, id and reason."""
+    shop.answers["/0.png"] = answer(404, b"")
+    shop.answers["/31.png"] = answer(200, b"no picture")
+    summary = built(by_url)
+    refused = [json.loads(line) for line in (by_url.folder / REFUSED_FILE).read_text().splitlines()]
+    assert [(row["file"], row["line"], row["product_id"], row["field"]) for row in refused] == [
+        ("part-0.parquet", 1, "p0", "image"),
+        ("part-1.parquet", 2, "p31", "image"),
+    ]
+    assert refused[0]["reason"] == f"'{shop.url('/0.png')}': answers 404 Not Found; check the URL"
+    with_pictures = [listing for listing in listings if listing.images]
+    assert shop.asked == {f"/{listing.images[0].reference}": 1 for listing in with_pictures}
+    held = content(by_url.folder)
+    kept = [listing for listing in listings if listing.product_id not in ("p0", "p31")]
+    assert list(held) == [listing.product_id for listing in kept]
+    expected = load_engine(by_url.model, "cpu").encode([replace(one, description="") for one in kept]).vectors
+    np.testing.assert_allclose([vector for _, vector in held.values()], expected, atol=1e-5)
+    assert all(
+        product.image == shop.url(f"/{product.product_id[1:]}.png") for product, _ in held.values() if product.image
+    )
+    assert summary.about.hosts == ("localhost",)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_what_was_encoded_is_not_fetched_again(
+    by_url: BuildConfig, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_listing = Product.from_listing
+
+    def until_22(listing: Listing) -> Product:
+        return interrupt() if listing.product_id == "p22" else from_listing(listing)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Product, "from_listing", until_22)
+        with pytest.raises(KeyboardInterrupt):
+            build(by_url)
+    fetched = {int(path[1:-4]) for path in shop.asked}
+    assert built(by_url).num_embedded == 28
+    again = {int(path[1:-4]) for path, count in shop.asked.items() if count > 1}
+    assert again == {number for number in fetched if number >= 20}
+    assert 22 in again
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_nothing_is_fetched_unless_it_is_allowed(by_url: BuildConfig, shop: Shop) -> None:
+    """URLs are refused, or their hosts are, or their addresses are. A later job with other hosts is another job."""
+    strict = replace(by_url, allow_private_addresses=False)
+    for number, (config, message) in enumerate(
+        [
+            (replace(strict, allow_hosts=()), "is a URL, which is not fetched; give index.build --allow-host"),
+            (
+                replace(strict, allow_hosts=("shop.example",)),
+                "host 'localhost' is not allowed; add --allow-host localhost",
+            ),
+            (strict, "which is not public; see --allow-private-addresses"),
+        ]
+    ):
+        summary = built(replace(config, index=by_url.index / str(number)))
+        refused = (by_url.index / str(number) / config.collection / REFUSED_FILE).read_text().splitlines()
+        assert 0 < summary.num_refused == len(refused) < summary.num_rows
+        assert all(message in json.loads(line)["reason"] for line in refused)
+    assert not shop.asked
+    assert built(replace(by_url, index=by_url.index / "0")).num_refused == 0
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_several_files_are_one_catalogue(config: BuildConfig, catalog_folder: Path, tmp_path: Path) -> None:
+    """The index is that of the one file; a change of any file is noticed."""
+    built(config)
+    folder = tmp_path / "parts"
+    shutil.copytree(catalog_folder, folder)
+    lines = (folder / "catalog.jsonl").read_text().splitlines(keepends=True)
+    (folder / "catalog.jsonl").unlink()
+    for number, start in enumerate(range(0, len(lines), 11)):
+        (folder / f"part-{number}.jsonl").write_text("".join(lines[start : start + 11]))
+    parts = replace(config, catalog=folder, index=tmp_path / "of-parts")
+    assert built(parts).num_products == len(lines)
+    assert same(content(parts.folder), content(config.folder))
+    assert build(replace(parts, catalog=folder / "part-*.jsonl")) is None
+    (folder / "part-3.jsonl").write_text("")
+    assert built(parts).num_products == len(lines) - 11
+    (folder / "part-2.jsonl").rename(folder / "part-9.jsonl")
+    assert list(content(built_folder(parts)))[-11:] == [json.loads(line)["product_id"] for line in lines[22:33]]
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -288,7 +407,7 @@ def test_an_interrupted_replacement_leaves_the_index(
     assert same(content(config.folder), before)
 
 
-def interrupt(*_: object, **__: object) -> None:
+def interrupt(*_: object, **__: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
@@ -346,32 +465,54 @@ def test_a_killed_job_goes_on(config: BuildConfig) -> None:
 
 
 @pytest.mark.usefixtures("running_ray")
-def test_an_encoder_that_dies_ends_the_job_with_a_reason(config: BuildConfig) -> None:
+@pytest.mark.parametrize("stage", ["Embed", pytest.param("prepare", marks=pytest.mark.slow)])
+def test_a_worker_that_dies_is_replaced(config: BuildConfig, stage: str) -> None:
+    """kill -9 in the middle: the job goes on, and holds each product once, as one left in peace does."""
     with ThreadPoolExecutor(1) as killer:
-        killed = killer.submit(kill_encoder, encoders())
+        killed = killer.submit(kill_workers, stage, workers(stage), config.folder / PARTIAL, 1)
+        summary = built(replace(config, shard_rows=1))
+        assert killed.result() == 1
+    engine = load_engine(config.model, "cpu")
+    listings = read_catalog(config.catalog).listings
+    held = content(config.folder)
+    assert list(held) == [listing.product_id for listing in listings]
+    np.testing.assert_allclose([vector for _, vector in held.values()], engine.encode(listings).vectors, atol=1e-5)
+    assert summary.num_products == summary.num_embedded == len(listings)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("running_ray")
+def test_a_worker_that_dies_again_and_again_ends_the_job_with_a_reason(config: BuildConfig) -> None:
+    with ThreadPoolExecutor(1) as killer:
+        killed = killer.submit(kill_workers, "Embed", workers("Embed"), config.folder / PARTIAL, RETRIES + 1)
         with pytest.raises(ItemError, match=r"a worker's process ended.*start again"):
             build(replace(config, shard_rows=1))
-        killed.result()
+        assert killed.result() == RETRIES + 1
     assert built(replace(config, shard_rows=1)).num_products == 48
 
 
-def kill_encoder(before: set[int]) -> None:
-    """Kills the process of the embedding stage as soon as there is a new one."""
-    for _ in range(3000):
-        for process in encoders() - before:
-            os.kill(process, signal.SIGKILL)
-            return
-        time.sleep(0.01)
-    raise TimeoutError("no process of the embedding stage")
+def kill_workers(stage: str, before: set[int], partial: Path, count: int) -> int:
+    """Kills so many processes of a stage, one after the other, once a shard is done. Returns how many."""
+    killed = 0
+    for _ in range(6000):
+        found = workers(stage) - before
+        if found and any(partial.glob("shard-*.json")):
+            os.kill(process := found.pop(), signal.SIGKILL)
+            before = before | {process}
+            killed += 1
+            if killed == count:
+                break
+        time.sleep(0.005)
+    return killed
 
 
-def encoders() -> set[int]:
-    """The embedding stage's processes below this process's Ray."""
+def workers(stage: str) -> set[int]:
+    """A stage's processes below this process's Ray."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile
-            is_encoder = b"MapBatches(Embed)" in (process / "cmdline").read_bytes()
-            if is_encoder and parent(parent(process)).name == str(os.getpid()):
+            is_worker = f"MapBatches({stage})".encode() in (process / "cmdline").read_bytes()
+            if is_worker and parent(parent(process)).name == str(os.getpid()):
                 found.add(int(process.name))
     return found
 
@@ -387,6 +528,8 @@ def parent(process: Path) -> Path:
         ({"num_workers": 0}, "num_workers: 0"),
         ({"device": "tpu"}, "device: 'tpu'"),
         ({"collection": "a/b"}, "collection: 'a/b'"),
+        ({"allow_hosts": ("*",)}, r"allow_host: '\*'"),
+        ({"allow_private_addresses": True}, "allow_private_addresses: no host is allowed"),
     ],
 )
 def test_the_configuration_names_what_is_wrong(changes: dict[str, object], message: str) -> None:

@@ -13,10 +13,11 @@ from hypothesis.extra import numpy as arrays
 
 from index.pipeline import Embedded, Job, Ready, Rows, pack, prepare, read, unpack, write
 from index.product import Product
-from index.shards import Mark, Shard, read_blocks
-from item.catalog.listing import Listing, Picture
+from index.shards import Mark, Shard, read_blocks, read_refused
+from item.catalog.listing import Listing, Picture, Place
 from item.catalog.reader import Refused
 from item.catalog.splits import assign_splits
+from item.fetching.hosts import AllowedHosts
 from item.preprocessing.preprocessor import Preprocessor
 
 
@@ -25,7 +26,9 @@ def job(catalog: Path, **changes: object) -> Job:
         "model": Path("M"),
         "variant": None,
         "space": "5" * 64,
-        "catalog": catalog,
+        "catalog": (catalog,),
+        "hosts": AllowedHosts(()),
+        "private_addresses": False,
         "splits": (),
         "has_splits": True,
         "shard_rows": 3,
@@ -63,7 +66,7 @@ def test_shards_cover_every_row_once(tmp_path: Path, count: int) -> None:
     refused = [row.product_id for rows in found for row in rows.refused]
     assert kept == [f"p{i}" for i in range(count) if i % 5 != 4]
     assert refused == [f"p{i}" for i in range(count) if i % 5 == 4]
-    assert all(listing.product_id == f"p{line - 1}" for rows in found for line, listing in rows.listings)
+    assert all(listing.product_id == f"p{place.line - 1}" for rows in found for place, listing in rows.listings)
 
 
 def test_shards_that_are_done_are_not_handed_on(tmp_path: Path) -> None:
@@ -114,10 +117,12 @@ def test_preparing_refuses_a_listing_alone(tmp_path: Path, preprocessor: Preproc
     shard = Shard(number=0, first_row=0, end_row=3, last=True)
     good = Listing(product_id="a", title="a red mug", attributes={"price": 2.0})
     bad = Listing(product_id="b", images=(Picture(data=b"no picture"),))
-    already = Refused(line=2, product_id="c", field="category", reason="is empty")
-    rows = Rows(shard=shard, listings=[(1, good), (3, bad)], refused=[already])
-    ready: Ready = unpack(prepare(pack(rows), tmp_path))
-    assert ready.products == [(1, Product.from_listing(good))]
+    already = Refused(file="catalog.csv", line=2, product_id="c", field="category", reason="is empty")
+    rows = Rows(
+        shard=shard, listings=[(Place("catalog.csv", 1), good), (Place("catalog.csv", 3), bad)], refused=[already]
+    )
+    ready: Ready = unpack(prepare(pack(rows), job(tmp_path, model=tmp_path)))
+    assert ready.products == [(Place("catalog.csv", 1), Product.from_listing(good))]
     assert len(ready.prepared) == 1
     np.testing.assert_array_equal(ready.prepared[0].word_ids, preprocessor(good).word_ids)
     assert [(row.line, row.product_id, row.field) for row in ready.refused] == [(2, "c", "category"), (3, "b", "image")]
@@ -129,12 +134,13 @@ def test_a_vector_that_cannot_be_searched_refuses_its_listing_alone(tmp_path: Pa
     vectors[1] = bad
     listings = [Listing(product_id=f"p{i}", title="mug") for i in range(3)]
     shard = Shard(number=0, first_row=0, end_row=3, last=True)
-    products = [(line, Product.from_listing(listing)) for line, listing in enumerate(listings, 1)]
+    products = [(Place("catalog.csv", line), Product.from_listing(listing)) for line, listing in enumerate(listings, 1)]
     sent = Embedded(shard=shard, products=products, vectors=vectors, refused=[], engine="E")
     mark: Mark = unpack(write(pack(sent), tmp_path))
     assert mark.count == 2
-    assert [(row.line, row.product_id) for row in mark.refused] == [(2, "p1")]
-    assert f"length {bad}" in mark.refused[0].reason
+    (refused,) = read_refused(tmp_path, {0: mark})
+    assert (refused.file, refused.line, refused.product_id) == ("catalog.csv", 2, "p1")
+    assert f"length {bad}" in refused.reason
     ((kept, found),) = read_blocks(tmp_path, {0: mark})
     np.testing.assert_array_equal(found, vectors[[0, 2]])
     assert [product.product_id for product in kept] == ["p0", "p2"]

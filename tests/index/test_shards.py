@@ -45,7 +45,9 @@ def products(number: int) -> list[Product]:
 def write(folder: Path, number: int, *, last: bool = False) -> Mark:
     """A shard of four rows, one of them refused."""
     shard = Shard(number=number, first_row=4 * number, end_row=4 * number + 4, last=last)
-    refused = (Refused(line=4 * number + 1, product_id="", field="product_id", reason="is missing"),)
+    refused = (
+        Refused(file="catalog.csv", line=4 * number + 1, product_id="", field="product_id", reason="is missing"),
+    )
     return write_shard(folder, shard, vectors(number), products(number), refused, "torch cpu float32")
 
 
