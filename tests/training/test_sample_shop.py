@@ -267,3 +267,28 @@ def test_rewording_keeps_what_it_promises() -> None:
     assert all(len(text.split()) == len(title.split()) for text in misspelt)
     assert len(misspelt) > 10
     assert misspell("a mug", Random(0)) == "a mug"
+
+
+def test_without_pictures_in_several_files(small_shop: Path, tmp_path: Path) -> None:
+    """The words are the same, and the planted rows are refused where they are said to be."""
+    with_pictures = {one.product_id: one for one in read_catalog(small_shop).listings}
+    large = tmp_path / "large"
+    planted = write_shop(large, replace(SMALL, pictures=False, rows_a_file=40))
+    catalog = read_catalog(large)
+    assert [file.name for file in catalog.files] == [f"catalog-{i:05}.parquet" for i in range(len(catalog.files))]
+    assert len(catalog.files) > 2
+    counts = [pq.read_metadata(file).num_rows for file in catalog.files]
+    assert set(counts[:-1]) == {40}
+    assert sum(counts) == planted["rows"]
+    assert not (large / "images").exists()
+    for listing in catalog.listings:
+        other = with_pictures[listing.product_id]
+        assert not listing.images
+        assert listing.title
+        assert (listing.title, listing.description) == (other.title, other.description) or not other.title
+    expected = {(row["file"], row["line"], row["product_id"], row["field"]) for row in planted["broken"]}
+    assert {(row.file, row.line, row.product_id, row.field) for row in catalog.refused} == expected
+    assert len(expected) == len(set(BROKEN_KINDS) - READ_BY_PICTURE)
+    offers = Counter(listing.group_id for listing in catalog.listings)
+    assert planted["offers_a_product"] == {str(n): count for n, count in sorted(Counter(offers.values()).items())}
+    assert planted["products"] == len(offers)

@@ -41,10 +41,13 @@ class Entry:
     broken: str | None = None
 
 
-def listings_of(seed: int, number: int) -> Iterator[tuple[Entry, Entry | None]]:
-    """The listings of product `number`, each with its further offer where the product is of val or test."""
+def listings_of(seed: int, number: int, *, pictures: bool = True) -> Iterator[tuple[Entry, Entry | None]]:
+    """The listings of product `number`, each with its further offer where the product is of val or test.
+
+    Without pictures they have the same words, and those that have none otherwise have theirs.
+    """
     product, split = make_product(seed, number), split_of(seed, number)
-    drawing = product.drawn()
+    drawing = product.drawn() if pictures else None
     rng = Random(f"{seed}/offers/{number}")
     sellers = rng.sample(SELLERS, rng.randint(MIN_OFFERS, MAX_OFFERS))
     for position, (seller, order) in enumerate(zip(sellers, rng.sample(TITLES, len(sellers)), strict=True)):
@@ -52,8 +55,10 @@ def listings_of(seed: int, number: int) -> Iterator[tuple[Entry, Entry | None]]:
         photo = plan_photo(own)
         words = write_words(product, seller, order, own)
         row = _row(product, seller, words, split, f"{number:06d}-{position}", photo, own)
+        if not pictures:
+            row |= {"image": None} | ({"title": words[0], "description": words[1]} if row["title"] is None else {})
         offer = _offer(row, product, photo, drawing, own) if split != "train" else None
-        yield Entry(row=row, picture=take(photo, drawing) if row["image"] else None), offer
+        yield Entry(row=row, picture=take(photo, drawing) if drawing and row["image"] else None), offer
 
 
 def _row(
@@ -84,7 +89,7 @@ def _picture_path(number: int, name: str, photo: Photo) -> str:
     return f"images/{number // FILES_A_FOLDER:04d}/{name}{photo.suffix}"
 
 
-def _offer(row: Row, product: Product, photo: Photo, drawing: Image.Image, rng: Random) -> Entry:
+def _offer(row: Row, product: Product, photo: Photo, drawing: Image.Image | None, rng: Random) -> Entry:
     """One more offer of a listing: the same words and picture, each changed in one way."""
     words_family: WordsFamily = rng.choice(get_args(WordsFamily))
     picture_family: PictureFamily = rng.choice(get_args(PictureFamily))
@@ -103,16 +108,16 @@ def _offer(row: Row, product: Product, photo: Photo, drawing: Image.Image, rng: 
         "words_family": words_family,
         "held": False,
     }
-    return Entry(row=offer, picture=take(other, drawing) if row["image"] else None)
+    return Entry(row=offer, picture=take(other, drawing) if drawing and row["image"] else None)
 
 
 def broken_entry(kind: str, like: Entry) -> Entry:
-    """A row like an intact one that has words, a category and a picture, but broken in the way of `kind`."""
+    """A row like an intact one, which has what `kind` breaks: words, a category and, where it takes one, a picture."""
     name = f"broken-{kind.replace('_', '-')}"
     row = like.row | {"product_id": name, "group_id": None, "split": "train"}
-    row["image"] = f"images/{name}{PurePosixPath(str(like.row['image'])).suffix}"
     picture = like.picture
-    assert picture is not None
+    if picture is not None:
+        row["image"] = f"images/{name}{PurePosixPath(str(like.row['image'])).suffix}"
     if kind == "missing_id":
         row["product_id"] = None
     elif kind == "duplicate_id":
@@ -123,6 +128,6 @@ def broken_entry(kind: str, like: Entry) -> Entry:
         row["category"] = "Home//Mugs"
     elif kind == "not_a_picture":
         picture = b"<html><body>404 Not Found</body></html>\n"
-    elif kind == "truncated_picture":
+    elif kind == "truncated_picture" and picture is not None:
         picture = picture[: len(picture) // 2]
     return Entry(row=row, picture=None if kind in ("missing_picture", "no_content") else picture, broken=kind)

@@ -36,24 +36,32 @@ NOT_STRINGS = {"price": pa.float64(), "in_stock": pa.bool_(), "held": pa.bool_()
 
 @dataclass(frozen=True, kw_only=True)
 class ShopConfig:
-    """What to draw; the same values give the same bytes."""
+    """What to draw; the same values give the same bytes.
+
+    pictures: whether listings have any; without, a million take minutes. rows_a_file: more rows go into further files,
+    catalog-00001 and so on; None: all into one.
+    """
 
     products: int = 260
     seed: int = 0
     format: FileFormat = "parquet"
+    pictures: bool = True
+    rows_a_file: int | None = None
 
     def __post_init__(self) -> None:
         if self.products < len(LEAVES):
             raise ConfigError(f"products: {self.products} is too few; take at least {len(LEAVES)}, one a category")
         if self.format not in get_args(FileFormat):
             raise ConfigError(f"format: {self.format!r} is none of {', '.join(get_args(FileFormat))}")
+        if self.rows_a_file is not None and self.rows_a_file < 1:
+            raise ConfigError(f"rows_a_file: {self.rows_a_file} is below 1")
 
 
 class RowWriter:
     """Appends rows to a Parquet, JSONL or CSV file, block by block; missing values are null, left out, or empty."""
 
     def __init__(self, path: Path, fields: tuple[str, ...]) -> None:
-        self.count = 0
+        self.path, self.count = path, 0
         self._fields = fields
         self._block: list[Row] = []
         self._schema = pa.schema([(name, NOT_STRINGS.get(name, pa.string())) for name in fields])
@@ -100,30 +108,75 @@ class RowWriter:
                 file.close()
 
 
+class CatalogWriter:
+    """Appends rows to one file, or to one after the other."""
+
+    def __init__(self, folder: Path, config: ShopConfig) -> None:
+        self._folder, self._config, self._files = folder, config, 0
+        self._writer = self._next()
+
+    def append(self, row: Row) -> tuple[str, int]:
+        """Returns where it is: the file's name and the line."""
+        if self._writer.count == self._config.rows_a_file:
+            self._writer.__exit__(None, None, None)
+            self._writer = self._next()
+        self._writer.append(row)
+        return self._writer.path.name, self._writer.count + (self._config.format == "csv")  # whose line 1 is the header
+
+    def _next(self) -> RowWriter:
+        number = "" if self._config.rows_a_file is None else f"-{self._files:05}"
+        self._files += 1
+        return RowWriter(self._folder / f"catalog{number}.{self._config.format}", CATALOG_FIELDS)
+
+    def __enter__(self) -> CatalogWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+
 @dataclass(kw_only=True)
 class Tally:
-    """Counts of what was planted; broken rows are counted apart from the listings."""
+    """Counts of what was planted; broken rows are counted apart. A product's listings come together."""
 
-    first_line: int  # of the catalogue's rows: 2 in CSV, where the header is line 1
-    lines: int = 0
-    groups: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    listings: int = 0
+    products: int = 0
+    offers: Counter[int] = field(default_factory=Counter)  # listings of a product -> products
+    group: str = ""  # the product that is being counted, and how many of its listings were
+    of_group: int = 0
     leaves: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
     broken: list[dict[str, str | int | None]] = field(default_factory=list)
 
-    def add(self, entry: Entry) -> None:
-        row, line = entry.row, self.first_line + self.lines
-        self.lines += 1
+    def add(self, entry: Entry, file: str, line: int) -> None:
+        row = entry.row
+        self.rows += 1
         if entry.broken:
             field_name = BROKEN_KINDS[entry.broken]
             product_id = str(row["product_id"] or "")
-            self.broken.append({"line": line, "product_id": product_id, "kind": entry.broken, "field": field_name})
+            self.broken.append(
+                {"file": file, "line": line, "product_id": product_id, "kind": entry.broken, "field": field_name}
+            )
             return
-        self.groups[str(row["group_id"])] += 1
+        self.listings += 1
+        if row["group_id"] != self.group:
+            self.end_group()
+            self.group = str(row["group_id"])
+        self.of_group += 1
         self.leaves[str(row["category"])] += row["category"] is not None
         self.splits[str(row["split"])] += 1
         self.missing.update(name for name in ("title", "description", "image", "category") if row[name] is None)
+
+    def end_group(self) -> None:
+        """Counts the product whose listings have all come."""
+        if self.of_group:
+            self.products += 1
+            self.offers[self.of_group] += 1
+        self.of_group = 0
 
 
 def write_shop(output: Path, config: ShopConfig) -> dict[str, Any]:
@@ -146,31 +199,32 @@ def write_shop(output: Path, config: ShopConfig) -> dict[str, Any]:
 
 
 def _write_files(folder: Path, config: ShopConfig) -> dict[str, Any]:
-    tally = Tally(first_line=2 if config.format == "csv" else 1)
+    tally = Tally()
     with (
-        RowWriter(folder / f"catalog.{config.format}", CATALOG_FIELDS) as catalog,
+        CatalogWriter(folder, config) as catalog,
         RowWriter(folder / "offers" / f"offers.{config.format}", OFFER_FIELDS) as offers,
     ):
         for entry, offer in _entries(config):
-            catalog.append(entry.row)
-            tally.add(entry)
+            tally.add(entry, *catalog.append(entry.row))
             _write_picture(folder, entry)
             if offer:
                 offers.append(offer.row)
                 _write_picture(folder / "offers", offer)
+    tally.end_group()
     return _summary(config, tally, offers.count)
 
 
 def _entries(config: ShopConfig) -> Iterator[tuple[Entry, Entry | None]]:
     """All rows in order, the broken ones spread evenly among the intact ones."""
-    kinds = list(BROKEN_KINDS)
+    kinds = [kind for kind, name in BROKEN_KINDS.items() if config.pictures or name != "image"]
+    needed = ("title", "image", "category") if config.pictures else ("title", "category")
     planted = 0
     progress = Progress("drawing", config.products, "products")
     for number in range(config.products):
-        for entry, offer in listings_of(config.seed, number):
+        for entry, offer in listings_of(config.seed, number, pictures=config.pictures):
             yield entry, offer
             due = planted < len(kinds) and number >= (planted + 0.5) * config.products / len(kinds)
-            if due and all(entry.row[name] is not None for name in ("title", "image", "category")):
+            if due and all(entry.row[name] is not None for name in needed):
                 yield broken_entry(kinds[planted], entry), None
                 planted += 1
         progress.update()
@@ -191,11 +245,11 @@ def _summary(config: ShopConfig, tally: Tally, num_offers: int) -> dict[str, Any
     )
     return {
         "seed": config.seed,
-        "rows": tally.lines,
-        "listings": sum(tally.groups.values()),
-        "products": len(tally.groups),
+        "rows": tally.rows,
+        "listings": tally.listings,
+        "products": tally.products,
         "leaves": len(+tally.leaves),
-        "offers_a_product": {str(n): count for n, count in sorted(Counter(tally.groups.values()).items())},
+        "offers_a_product": {str(n): count for n, count in sorted(tally.offers.items())},
         "near_twins": dict(sorted(differences.items())),
         "splits": dict(sorted(tally.splits.items())),
         "missing": dict(sorted(tally.missing.items())),
