@@ -29,7 +29,7 @@ EF_CONSTRUCTION = 64
 TRAINING_ROWS = 64  # for each list
 GRAPH_TRAINING_ROWS = 100_000
 BLOCK = 65_536  # vectors that are added at once
-TUNING_QUERIES = 1024
+TUNING_QUERIES = 4096
 MAX_CLUSTERS, CLUSTER_TRAINING_ROWS, CLUSTER_ROUNDS = 1024, 64, 5  # of `close_together`; training rows of each
 
 
@@ -141,10 +141,10 @@ def scored(queries: Vectors, vectors: Vectors, places: Rows, order: Rows) -> tup
     return score(queries, vectors, rows), rows
 
 
-def adding_order(count: int) -> Rows:
-    """(count,) rows: evenly spaced ones, at most `TUNING_QUERIES`, come last."""
-    step = max(10, count // TUNING_QUERIES)
-    last = np.arange(step - 1, count, step)[:TUNING_QUERIES]
+def adding_order(count: int, most: int = TUNING_QUERIES) -> Rows:
+    """(count,) rows: evenly spaced ones, at most `most`, come last."""
+    step = max(10, count // most)
+    last = np.arange(step - 1, count, step)[:most]
     return np.concatenate([np.delete(np.arange(count), last), last])
 
 
@@ -196,9 +196,9 @@ def rearrange(index: Any, order: Rows, places: Rows) -> Rows:
 
 
 def read(path: Path, factory: str, order: Rows | None) -> Approximate:
-    """What was written with faiss.write_index; None: in `adding_order`. Raises RuntimeError."""
+    """What was written with faiss.write_index; no order: by an earlier version. Raises RuntimeError."""
     index = faiss.read_index(str(path))
-    return wrap(index, factory, adding_order(index.ntotal) if order is None else order)
+    return wrap(index, factory, adding_order(index.ntotal, 1024) if order is None else order)
 
 
 def wrap(index: Any, factory: str, order: Rows) -> Approximate:

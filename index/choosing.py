@@ -25,6 +25,7 @@ FLAT_ROWS = 20_000  # up to which exact search costs about as much as any other
 GRAPH_LINKS = 32
 LINK_BYTES, ID_BYTES = 8.5, 8  # of a link of the graph, its share of higher levels included; of a row in a list
 DEPTHS = (10, 16, 40, 160, 640)  # neighbours that a search is tuned for
+SHALLOW, FEWER = 16, 4  # beyond so many, every fourth query tells enough: an error of a search has less weight there
 CANDIDATES = (1.6, 2, 3, 4, 8, 16)  # times the depth, that are tried
 HOPEFUL, GAIN = 0.9, 0.001  # above that recall, twice the effort has to bring so much more of it
 
@@ -97,7 +98,8 @@ def tune(index: Approximate, vectors: Vectors, queries: Vectors, recall: float) 
             break
         best: Depth | None = None
         for times in CANDIDATES:
-            attempt = partial(tried, index, vectors, queries, exact, K, times)
+            some = slice(None, None, 1 if K <= SHALLOW else FEWER)
+            attempt = partial(tried, index, vectors, np.ascontiguousarray(queries[some]), exact[some], K, times)
             found = least_effort(attempt, recall, index.most)
             if best is None or found.recall > best.recall:
                 best = found

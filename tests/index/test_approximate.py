@@ -53,7 +53,7 @@ def test_an_index_without_an_order_is_in_that_of_adding(tmp_path: Path) -> None:
     """Segments were once written so."""
     vectors = random_vectors(1500, WIDTH)
     index = train(vectors, "HNSW32,SQ8")
-    add(index, vectors, adding_order(1500))
+    add(index, vectors, adding_order(1500, 1024))
     faiss.write_index(index, str(tmp_path / "index"))
     scores, rows = read(tmp_path / "index", "HNSW32,SQ8", None).near(vectors[:100], vectors, DEPTH)
     assert (rows[np.arange(100), scores.argmax(axis=1)] == np.arange(100)).mean() > 0.95
