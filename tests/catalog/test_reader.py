@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import tracemalloc
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -339,6 +340,19 @@ def test_a_row_group_is_not_read_whole(tmp_path: Path) -> None:
     held = [pa.total_allocated_bytes() - before for _ in iterate_rows(tmp_path / "a.parquet")]
     assert len(held) == 1000
     assert 0 < max(held) < 25_000_000 < 40_000 * 1000
+
+
+def test_reading_takes_the_same_memory_for_any_number_of_rows(tmp_path: Path) -> None:
+    def peak(count: int) -> int:
+        path = write_jsonl(tmp_path / f"{count}.jsonl", [{"product_id": f"p{i}", "title": "mug"} for i in range(count)])
+        tracemalloc.start()
+        assert sum(isinstance(row, Listing) for _, row in iterate_rows(path)) == count
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return highest
+
+    peak(100)  # what is made once
+    assert peak(8000) - peak(1000) < 7000 * 10  # bytes; a dict of ids takes 150 a row
 
 
 def test_several_files_are_one_catalogue(tmp_path: Path) -> None:
