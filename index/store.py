@@ -43,7 +43,7 @@ from index.ranking import NO_GROUPS, Query, Ranked, Ranking
 from index.recall import RecallEstimate, RecallSample
 from index.search import Found, Group, search
 from index.segment import Segment, write_segment
-from index.truth import About, Changes, Truth
+from index.truth import About, Changes, Keys, Truth
 from index.vector_store import per_query
 from item.errors import ConfigError, ReadOnlyError, StoreError
 
@@ -225,6 +225,11 @@ class Store:
         """(D,) the vector of a product, or None."""
         with self._reading() as truth:
             return truth.vector(product_id)
+
+    def blocks(self) -> Iterator[tuple[Keys, list[Product], Vectors]]:
+        """Everything at one moment, whatever is written meanwhile: (n,) ascending keys, n products, (n, D) vectors."""
+        with self._reading() as truth, truth.frozen() as frozen:
+            yield from frozen.blocks()
 
     def search(
         self,

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from item.catalog.listing import Listing, Picture
+from item.catalog.listing import Listing
 from item.evaluation.exam import BY_NEIGHBOURS, SAME_PRODUCT, Positions
 from item.evaluation.sitting import Sitting
 from item.preprocessing.config import PreprocessorConfig
-from item.preprocessing.pictures import load_picture
+from item.preprocessing.thumbnail import thumbnail
 
 Vectors = npt.NDArray[np.float32]
 Key = tuple[str, str]  # a contestant's name and inputs
 
 NUM_EXAMPLES = 12  # of each gallery
 NUM_HITS = 5
-THUMBNAIL = 128  # pixels of the longer side
-QUALITY = 70  # of the thumbnails' JPEG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,19 +136,6 @@ def _leaf_galleries(sitting: Sitting, system: Key, limits: PreprocessorConfig, s
 def system_name(name: str, inputs: str) -> str:
     """How a contestant is called where single inputs stand beside both."""
     return name if inputs in ("both", name) else f"{name} ({inputs})"
-
-
-def thumbnail(picture: Picture, limits: PreprocessorConfig) -> str:
-    """A small JPEG of the picture as a data URI.
-
-    Raises:
-        PictureError: it cannot be read or is over a limit.
-    """
-    image = load_picture(picture, limits)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _draw(positions: Positions, seed: int) -> list[int]:

@@ -51,8 +51,10 @@ def folded_title(listing: Listing) -> str:
 
 def picture_hash(listing: Listing, limits: PreprocessorConfig) -> npt.NDArray[np.bool_] | None:
     """(HASH_SIDE ** 2,) difference hash of the main picture, stretched to a square; None: there is no picture."""
-    if not listing.images:
-        return None
-    grey = load_picture(listing.images[0], limits).convert("L")
-    cells = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
+    return difference_hash(load_picture(listing.images[0], limits)) if listing.images else None
+
+
+def difference_hash(image: Image.Image) -> npt.NDArray[np.bool_]:
+    """(HASH_SIDE ** 2,): of a picture stretched to a square, whether each cell is brighter than the one to its left."""
+    cells = np.asarray(image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
     return np.asarray(cells[:, 1:] > cells[:, :-1]).ravel()

@@ -1,20 +1,15 @@
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from item.catalog.listing import Listing, Picture
+from item.catalog.listing import Listing
 from item.evaluation.exam import Contestant, Exam
 from item.evaluation.retrieval import unit
 from item.evaluation.sitting import Sitting
 from item.preprocessing.config import PreprocessorConfig
 from item.preprocessing.prepared import Modality
-from tests.conftest import picture_bytes
-from training.galleries import NUM_EXAMPLES, THUMBNAIL, Gallery, find_galleries, thumbnail
+from training.galleries import NUM_EXAMPLES, Gallery, find_galleries
 
 LIMITS = PreprocessorConfig()
 NUM_ROWS, NUM_TRAIN = 60, 20
@@ -122,11 +117,3 @@ def test_leaf_mistakes_show_who_voted(galleries: dict[str, Gallery]) -> None:
         assert [hit.title for hit in ranking.hits] == [f"number {i}" for i in (0, 2, 4, 6, 8, 1)]
         assert [hit.category for hit in ranking.hits] == ["shop / leaf 0"] * 5 + ["shop / leaf 1"]
         assert [(hit.rank, hit.right) for hit in ranking.hits][4:] == [(5, False), (NUM_TRAIN // 2 + 1, True)]
-
-
-def test_thumbnails_are_small_pictures() -> None:
-    uri = thumbnail(Picture(data=picture_bytes(0, (200, 30, 30), (400, 200))), LIMITS)
-    head, data = uri.split(",")
-    assert head == "data:image/jpeg;base64"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (THUMBNAIL, THUMBNAIL // 2)
-    assert len(uri) < 8000
