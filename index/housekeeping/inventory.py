@@ -1,7 +1,7 @@
 """What the finders look at: a collection's products with what their words and pictures look like.
 
 One pass over the catalogue, without keeping it: each listing is encoded by its words alone and by its picture alone,
-and of its picture a hash and the spread of its grey levels are kept. Vectors are in files that are mapped into memory;
+and of its picture a hash and the spread of its colours are kept. Vectors are in files that are mapped into memory;
 the rest takes some 500 bytes a product.
 """
 
@@ -31,10 +31,10 @@ from item.progress import Progress
 
 AT_ONCE = 128  # listings read together
 NUM_NEIGHBOURS = 16  # of each product: more than a vote needs, since those of its own group are taken out
-GREY_SIDE = 64  # pixels of the picture whose spread is measured
+SPREAD_SIDE = 64  # pixels of the picture's side when its spread is measured
 HASH_BYTES = HASH_SIDE**2 // 8
 
-Path_ = tuple[str, ...]
+Category = tuple[str, ...]
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -45,7 +45,7 @@ class Inventory:
     titles, categories, groups: as the collection has them; (), None where there is none.
     near, near_scores: (N, K) rows and cosines of the nearest others by words and picture, the best first; -1 for none.
     words, picture: (N, D) float32 of unit norm by one of them alone, zero where the listing has none.
-    hashes: (N, 32) difference hash of the picture, packed. spread: (N,) standard deviation of its grey levels; NaN
+    hashes: (N, 32) difference hash of the picture, packed. spread: (N,) standard deviation of its colours (`spread`); NaN
     where there is no picture.
     unreadable: row -> why the catalogue's listing could not be read again. num_absent: products that the catalogue does
     not have.
@@ -53,7 +53,7 @@ class Inventory:
 
     product_ids: list[str]
     titles: list[str]
-    categories: list[Path_]
+    categories: list[Category]
     groups: list[str | None]
     near: Rows
     near_scores: Vectors
@@ -95,7 +95,7 @@ def take_inventory(store: Store, catalog: Path, engine: Engine, work: Path) -> I
             f" {store.about.model}); give the model and the variant that it was built with"
         )
     keys, product_ids, titles, categories, groups = [], [], [], [], []
-    known: dict[Path_, Path_] = {}
+    known: dict[Category, Category] = {}
     for block_keys, products, _ in store.blocks():
         keys.append(block_keys)
         product_ids += [product.product_id for product in products]
@@ -213,7 +213,7 @@ def look(listing: Listing, engine: Engine) -> Look | ListingError:
 
 def spread(image: Image.Image) -> float:
     """The standard deviation of a picture's colour levels, 0 to 128, in the channel where it is largest."""
-    small = np.asarray(image.resize((GREY_SIDE, GREY_SIDE), Image.Resampling.BOX), np.float32)
+    small = np.asarray(image.resize((SPREAD_SIDE, SPREAD_SIDE), Image.Resampling.BOX), np.float32)
     return float(small.std(axis=(0, 1)).max())
 
 
