@@ -9,12 +9,12 @@ log(1 + N / n_t) of N titles, of which n_t have the word:
 
 twins        the same title, case and punctuation aside, and the same picture: their cosine by picture alone is high
 duplicates   like pictures, and one title is contained in the other: a second seller leaves words out
-variants     like pictures, and titles that overlap, but each has words that the other lacks: red and blue, 500 g and 1 kg
+variants     like pictures, and titles that overlap, but each has words that the other lacks: red and blue
 
 Pairs that are twins or duplicates are joined into groups, those of variants likewise (union-find; Hernández and Stolfo
-1995 join records so). What the catalogue itself puts into one group is known and no finding. Settings were chosen on the
-training splits of two catalogues (benchmarks.housekeeping): pictures encoded again keep their cosine where a difference
-hash of 256 bits loses a dozen bits.
+1995 join records so). What the catalogue itself puts into one group is known and no finding. Settings were chosen on
+two catalogues with planted duplicates (benchmarks.housekeeping): pictures encoded again keep their cosine where a
+difference hash of 256 bits loses a dozen bits.
 """
 
 from __future__ import annotations

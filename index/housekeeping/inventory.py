@@ -45,8 +45,8 @@ class Inventory:
     titles, categories, groups: as the collection has them; (), None where there is none.
     near, near_scores: (N, K) rows and cosines of the nearest others by words and picture, the best first; -1 for none.
     words, picture: (N, D) float32 of unit norm by one of them alone, zero where the listing has none.
-    hashes: (N, 32) difference hash of the picture, packed. spread: (N,) standard deviation of its colours (`spread`); NaN
-    where there is no picture.
+    hashes: (N, 32) difference hash of the picture, packed. spread: (N,) standard deviation of its colours (`spread`),
+    NaN where there is no picture.
     unreadable: row -> why the catalogue's listing could not be read again. num_absent: products that the catalogue does
     not have.
     """
