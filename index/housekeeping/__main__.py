@@ -5,8 +5,9 @@
 
 M and C are those that the index was built with (index.build). Nothing is changed: DIR/index.html is for people, one
 page with small pictures; DIR/findings.jsonl has the same for machines, one finding a line, {"kind", "product_ids",
-"score", "why", "beside"}. Each listing is encoded twice, by its words and by its picture, so it takes up to twice as long as
-index.build on one process; it cannot go on after an interruption. Exit status: 0, or 2 where something cannot be read.
+"score", "why", "beside"}. Each listing is encoded twice, by its words and by its picture, in this process: some
+minutes for ten thousand listings. It cannot go on after an interruption. Exit status: 0, or 2 where something cannot be
+read.
 """
 
 from __future__ import annotations

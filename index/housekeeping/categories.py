@@ -3,8 +3,9 @@
 Confident learning (Northcutt, Jiang and Chuang 2021) on the vote of neighbours, leave one out: p(j | x) is the share of
 similarity that x's nearest products of other groups give to the path j (item.neighbours). What counts as confident
 differs from path to path: t_j is the mean of p(j | x) over the products that the catalogue puts into j. Product x of
-path i is listed where another path j has the largest share, p(j | x) >= max(t_j, 1/2), and p(i | x) < t_i. The score is
-the margin p(j | x) - p(i | x).
+path i is listed where another path j has the largest share, p(j | x) >= t_j, and p(i | x) < t_i. The score is the
+margin p(j | x) - p(i | x). Unlike theirs, t_j is held between 1/2 and 3/4 where it judges j: a path of a few products
+has a t_j near 0, and one where all agree has a t_j of 1, which a second error among the neighbours misses.
 
 A path with fewer than MIN_MEMBERS products cannot be expected to have neighbours in it: its products are judged by the
 deepest of its levels that has as many.
@@ -24,7 +25,7 @@ from item.neighbours import leaf, vote
 
 NUM_VOTERS = 10
 MIN_MEMBERS = 5
-MIN_SHARE = 0.5
+MIN_SHARE, MAX_SHARE = 0.5, 0.75  # between which a path's threshold lies
 NUM_BESIDE = 3  # voters that are shown
 
 
@@ -117,6 +118,6 @@ def is_confident(doubt: Doubt, usual: dict[Category, float]) -> bool:
     level = min(len(given), len(preferred))
     return (
         given[:level] != preferred[:level]
-        and doubt.preferred_share >= max(usual.get(preferred, 0.0), MIN_SHARE)
+        and doubt.preferred_share >= max(min(usual.get(preferred, 0.0), MAX_SHARE), MIN_SHARE)
         and doubt.given_share < usual[given]
     )
