@@ -160,7 +160,7 @@ def test_a_moved_product_is_found_by_its_neighbours() -> None:
     scores = np.full(near.shape, 0.9, np.float32)
     clean = inventory(["t"] * 20, categories=paths, near=near, near_scores=scores)
     assert not list(find_wrong_categories(clean))
-    moved = [("b", "y"), *paths[1:]]
+    moved: list[tuple[str, ...]] = [("b", "y"), *paths[1:]]
     (found,) = find_wrong_categories(replace(clean, categories=moved))
     assert found.product_ids == ("p0",)
     assert "is in b / y (0%" in found.why
@@ -267,7 +267,9 @@ def test_the_inventory_is_by_words_and_by_picture_alone(
     listings = read_catalog(catalog).listings
     with Store.open(index / "default") as store:
         taken = take_inventory(store, catalog, engine, tmp_path)
-        own = [one.keys for one in store.search(np.stack([store.vector("p5")]), 3, leave_out=[{"p5"}])]
+        vector = store.vector("p5")
+        assert vector is not None
+        own = [one.keys for one in store.search(vector[None], 3, leave_out=[{"p5"}])]
     assert taken.product_ids == [one.product_id for one in listings]
     words = engine.encode([Listing(title=one.title) if one.title else listings[0] for one in listings]).vectors
     pictures = engine.encode([replace(one, title="", description="") for one in listings]).vectors
