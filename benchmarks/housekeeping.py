@@ -121,7 +121,7 @@ def inventory_of(listings: Sequence[Listing], engine: Engine, work: Path) -> Inv
     about = About(space=engine.space, vector_width=engine.vector_width)
     blocks = [([Product.from_listing(one) for one in listings], encoded.vectors)]
     with Store.create(work / "store", about, blocks, upkeep=Upkeep(background=False)) as store:
-        return take_inventory(store, work / "catalog.parquet", engine, work)
+        return take_inventory(store, [work / "catalog.parquet"], engine, work)
 
 
 def with_bytes(listing: Listing) -> Listing:

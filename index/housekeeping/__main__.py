@@ -33,7 +33,7 @@ from index.housekeeping.page import Card, render_page, shown_ids
 from index.housekeeping.pictures import find_bad_pictures
 from index.store import Store
 from item.catalog.listing import Listing
-from item.catalog.reader import find_catalog, iterate_rows
+from item.catalog.reader import find_files, iterate_rows
 from item.engine import Engine, load_engine
 from item.errors import ConfigError, ItemError, PictureError
 from item.preprocessing.config import PreprocessorConfig
@@ -80,7 +80,9 @@ def find_missing(inventory: Inventory) -> Iterable[Finding]:
             yield Finding(kind=Kind.MISSING, product_ids=(product_id,), score=float(len(missing)), why=why)
 
 
-def make_cards(catalog: Path, store: Store, wanted: AbstractSet[str], limits: PreprocessorConfig) -> dict[str, Card]:
+def make_cards(
+    catalog: Sequence[Path], store: Store, wanted: AbstractSet[str], limits: PreprocessorConfig
+) -> dict[str, Card]:
     """The products that are shown, their pictures from a second pass over the catalogue."""
     cards = {}
     for product_id in wanted:
@@ -118,7 +120,7 @@ def keep_house(arguments: argparse.Namespace) -> list[Finding]:
     """Finds and writes. Raises ItemError."""
     if not NAME.fullmatch(arguments.collection):
         raise ConfigError(f"collection: {arguments.collection!r}; a name is letters, digits, dots, dashes, underscores")
-    catalog, output = find_catalog(arguments.catalog), arguments.output
+    catalog, output = find_files(arguments.catalog), arguments.output
     folder = arguments.index / arguments.collection
     output.mkdir(parents=True, exist_ok=True)
     with Store.open(folder) as store, tempfile.TemporaryDirectory(dir=output, prefix="vectors-") as work:
@@ -148,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     add("--collection", default="default", help="name of the one that is looked at (%(default)s)")
     add("--model", required=True, help="the model that the index was built with")
     add("--variant", help="its variant, where the index was built with one of another space")
-    add("--catalog", required=True, type=Path, help="catalogue file, or the folder that holds it: for the pictures")
+    add("--catalog", required=True, type=Path, help="catalogue, for the pictures; none are fetched by URL")
     add("--output", required=True, type=Path, help="folder to write")
     add("--device", choices=DEVICES, default="auto", help="where the encoder runs (%(default)s)")
     return described

@@ -82,8 +82,8 @@ class Look:
     spread: float
 
 
-def take_inventory(store: Store, catalog: Path, engine: Engine, work: Path) -> Inventory:
-    """The inventory of a collection whose pictures are in a catalogue file; vectors are put into the folder `work`.
+def take_inventory(store: Store, catalog: Sequence[Path], engine: Engine, work: Path) -> Inventory:
+    """The inventory of a collection whose pictures are in a catalogue's files; vectors are put into the folder `work`.
 
     Raises:
         SpaceError: the engine's vectors are not those of the collection.
@@ -165,7 +165,7 @@ class _Seen:
         self.unreadable: dict[int, str] = {}
         self.num_found = 0
 
-    def read(self, catalog: Path, row_of: dict[str, int]) -> None:
+    def read(self, catalog: Sequence[Path], row_of: dict[str, int]) -> None:
         """Reads the listings that have a row."""
         listings = (
             (row_of[listing.product_id], listing)

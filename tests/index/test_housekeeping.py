@@ -266,7 +266,7 @@ def test_the_inventory_is_by_words_and_by_picture_alone(
     engine: Engine = load_engine(model_folder, "cpu", 1)
     listings = read_catalog(catalog).listings
     with Store.open(index / "default") as store:
-        taken = take_inventory(store, catalog, engine, tmp_path)
+        taken = take_inventory(store, [catalog], engine, tmp_path)
         vector = store.vector("p5")
         assert vector is not None
         own = [one.keys for one in store.search(vector[None], 3, leave_out=[{"p5"}])]
@@ -288,5 +288,5 @@ def test_a_collection_of_another_space_is_refused(tmp_path: Path, model_folder: 
         Store.create(tmp_path / "other", about, [], upkeep=BY_HAND) as store,
         pytest.raises(SpaceError, match="built with"),
     ):
-        take_inventory(store, shop[0], engine, tmp_path)
+        take_inventory(store, [shop[0]], engine, tmp_path)
     assert not isinstance(look(Listing(title="a mug"), engine), Exception)
