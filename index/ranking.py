@@ -135,6 +135,14 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """Of a window's attributes: what was counted, and (W,) places in the order of one, None where none is asked for."""
+
+    facets: list[Counts]
+    sorted: Rows | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One query, (D,) of unit norm, over a view. mask: (n,) of living rows that pass its filter, None without filter.
     groups: (n,) codes of groups, -1 for none; not looked at without collapsing."""
@@ -215,22 +223,29 @@ class Query:
             places = places[alone]
         return places
 
-    def ranked(self, window: Window, num_hits: int, columns: Columns) -> Ranked:
+    def ranked(self, window: Window, num_hits: int, known: Known) -> Ranked:
         """The first `num_hits` of a window in their order."""
-        hits = window.take(self.order(window, num_hits, columns)[:num_hits])
+        hits = window.take(self.order(window, num_hits, known)[:num_hits])
         found = Found(
             product_ids=self.view.product_ids(hits.rows),
             scores=hits.scores.tolist(),
             keys=self.view.keys[hits.rows].tolist(),
             plan=hits.plan,
         )
-        facets = [counted(columns, window.rows, facet) for facet in self.ranking.facets]
-        return Ranked(found=found, group_sizes=self.group_sizes(hits.rows), facets=facets)
+        return Ranked(found=found, group_sizes=self.group_sizes(hits.rows), facets=known.facets)
 
-    def order(self, window: Window, num_hits: int, columns: Columns) -> Rows:
+    def known(self, window: Window, columns: Columns) -> Known:
+        """What the columns have to say; the caller holds the store's lock."""
+        sort, rows = self.ranking.sort, window.rows
+        return Known(
+            facets=[counted(columns, rows, facet) for facet in self.ranking.facets],
+            sorted=None if sort is None else sorted_places(columns, rows, sort),
+        )
+
+    def order(self, window: Window, num_hits: int, known: Known) -> Rows:
         """Places of a window as its hits are to be shown."""
-        if self.ranking.sort is not None:
-            return sorted_places(columns, window.rows, self.ranking.sort)
+        if known.sorted is not None:
+            return known.sorted
         if self.ranking.diversity:
             vectors = self.view.vectors(window.rows)
             return diverse_places(window.scores, vectors, self.ranking.diversity, num_hits)

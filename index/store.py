@@ -285,7 +285,8 @@ class Store:
         ranked = Query(view=view, vector=vector, mask=mask, groups=groups, ranking=ranking, leave_out=set(leave_out))
         window = ranked.window(ranking.size(num_hits))
         with self._lock:
-            return ranked.ranked(window, num_hits, memory.columns)
+            known = ranked.known(window, memory.columns)
+        return ranked.ranked(window, num_hits, known)
 
     def _sample_recall(
         self, view: View, queries: Vectors, k: int, masks: Sequence[Mask | None], found: Sequence[Found]
