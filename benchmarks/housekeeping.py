@@ -113,6 +113,7 @@ def inventory_of(listings: Sequence[Listing], engine: Engine, work: Path) -> Inv
             "product_id": one.product_id,
             "title": one.title,
             "description": one.description,
+            "split": one.split,
             "image": one.images[0].data if one.images else None,
         }
         for one in listings

@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from index.build import has_splits
 from index.exact import Rows, Vectors
 from index.store import Store
 from item.catalog.listing import Listing
 from item.catalog.reader import iterate_rows
+from item.catalog.splits import assign_splits
 from item.engine import Engine
 from item.errors import ListingError, SpaceError
 from item.evaluation.twins import HASH_SIDE, difference_hash
@@ -47,6 +49,7 @@ class Inventory:
     words, picture: (N, D) float32 of unit norm by one of them alone, zero where the listing has none.
     hashes: (N, 32) difference hash of the picture, packed. spread: (N,) standard deviation of its colours (`spread`),
     NaN where there is no picture.
+    trained: (N,) whether the listing is in the split train, from which the model has learned.
     unreadable: row -> why the catalogue's listing could not be read again. num_absent: products that the catalogue does
     not have.
     """
@@ -61,6 +64,7 @@ class Inventory:
     picture: Vectors
     hashes: Bytes
     spread: npt.NDArray[np.float32]
+    trained: npt.NDArray[np.bool_]
     unreadable: dict[int, str]
     num_absent: int
 
@@ -116,6 +120,7 @@ def take_inventory(store: Store, catalog: Sequence[Path], engine: Engine, work: 
         picture=seen.vectors["picture"],
         hashes=seen.hashes,
         spread=seen.spread,
+        trained=seen.trained,
         unreadable=seen.unreadable,
         num_absent=len(product_ids) - seen.num_found,
     )
@@ -162,11 +167,13 @@ class _Seen:
         }
         self.hashes = np.zeros((count, HASH_BYTES), np.uint8)
         self.spread = np.full(count, np.nan, np.float32)
+        self.trained = np.zeros(count, bool)
         self.unreadable: dict[int, str] = {}
         self.num_found = 0
 
     def read(self, catalog: Sequence[Path], row_of: dict[str, int]) -> None:
         """Reads the listings that have a row."""
+        named = has_splits(catalog)
         listings = (
             (row_of[listing.product_id], listing)
             for _, listing in iterate_rows(catalog)
@@ -177,6 +184,8 @@ class _Seen:
             closing(Progress("looking at", len(row_of), "listings")) as progress,
         ):
             for chunk in _chunks(listings):
+                for row, listing in chunk:
+                    self.trained[row] = (listing if named else assign_splits([listing])[0]).split == "train"
                 looks = readers.map(lambda one: look(one[1], self.engine), chunk)
                 self.keep([row for row, _ in chunk], list(looks))
                 progress.update(len(chunk))

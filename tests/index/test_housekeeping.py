@@ -54,6 +54,7 @@ def inventory(titles: list[str], picture: np.ndarray | None = None, **values: ob
         picture=vectors,
         hashes=np.arange(N * 32, dtype=np.int64).reshape(N, 32).astype(np.uint8),
         spread=np.full(N, 50, np.float32),
+        trained=np.zeros(N, bool),
         unreadable={},
         num_absent=0,
     )
@@ -146,6 +147,19 @@ def test_the_score_is_what_the_module_says(monkeypatch: pytest.MonkeyPatch) -> N
     compared = compare(inventory(["t"] * 40, picture, words=words, groups=groups))
     away = np.array(s) - np.median(s)
     assert np.allclose(compared.z, away / (1.4826 * np.median(np.abs(away))), atol=1e-4)
+
+
+def test_listings_that_were_learned_from_are_compared_with_one_another() -> None:
+    words = random_vectors(90, WIDTH)
+    picture = unit(words + np.where(np.arange(90) < 60, 0.02, 0.6)[:, None] * random_vectors(90, WIDTH, seed=3))
+    mixed = inventory(["t"] * 90, picture, words=words)
+    trained = replace(mixed, trained=np.arange(90) < 60)
+    unseen = slice(60, 90)
+    assert np.median(compare(mixed).z[unseen]) > 0.5
+    for rows in (slice(0, 60), unseen):
+        assert np.median(compare(trained).z[rows]) == pytest.approx(0, abs=1e-6)
+    few = replace(mixed, trained=np.arange(90) < 61)
+    assert not compare(few).z[61:].any()  # 29 are too few to say
 
 
 def test_vectors_without_anything_in_common_tell_nothing() -> None:
