@@ -48,6 +48,7 @@ from index.truth import About
 from item.catalog.listing import Listing, Picture
 from item.catalog.reader import read_catalog
 from item.engine import Engine, load_engine
+from item.errors import ListingError
 from item.evaluation.bootstrap import Interval, mean_interval, ratio_interval
 from item.preprocessing.pictures import load_picture
 from training.views import listing_view, picture_view, retype
@@ -81,7 +82,8 @@ class Planted:
 def plant(catalog: Path, engine: Engine, num_rows: int, work: Path, seed: int = 0) -> Planted:
     """Puts listings in again and some with bad pictures, indexes all and takes the inventory."""
     rng, read = np.random.default_rng(seed), read_catalog(catalog)
-    own = [with_bytes(one) for one in [*read.split("val"), *read.split("train")][:num_rows]]
+    listed = [*read.split("val"), *read.split("train")][:num_rows]
+    own = [with_bytes(one) for one in listed if is_readable(one, engine)]
     limits = engine.preprocessor.config
     complete = [one for one in own if one.images and one.title]
     again = rng.permutation(len(complete))[: len(own) // NUM_AGAIN + len(WAYS)].tolist()
@@ -123,6 +125,15 @@ def inventory_of(listings: Sequence[Listing], engine: Engine, work: Path) -> Inv
     blocks = [([Product.from_listing(one) for one in listings], encoded.vectors)]
     with Store.create(work / "store", about, blocks, upkeep=Upkeep(background=False)) as store:
         return take_inventory(store, [work / "catalog.parquet"], engine, work)
+
+
+def is_readable(listing: Listing, engine: Engine) -> bool:
+    """Whether the engine takes it."""
+    try:
+        engine.preprocessor(listing)
+    except ListingError:
+        return False
+    return True
 
 
 def with_bytes(listing: Listing) -> Listing:
@@ -325,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results += measure(name, Path(catalog), Path(model), arguments.rows)
     if arguments.quick:
         with tempfile.TemporaryDirectory() as folder:
-            shop, model = draw_shop(Path(folder) / "shop", 120), Path(folder) / "model"
+            shop, model = draw_shop(Path(folder) / "shop", 200), Path(folder) / "model"
             at = ("--config", "training/configs/tiny.yaml", "--catalog", str(shop), "--output", str(model))
             run_program("training.align", *at, *QUICK)
             results += measure("sample shop", shop, model, arguments.rows)
