@@ -173,7 +173,7 @@ class _Seen:
 
     def read(self, catalog: Sequence[Path], row_of: dict[str, int]) -> None:
         """Reads the listings that have a row."""
-        named = has_splits(catalog)
+        named = has_splits(catalog, urls=False)
         listings = (
             (row_of[listing.product_id], listing)
             for _, listing in iterate_rows(catalog)
