@@ -96,6 +96,12 @@ class Collections(Mapping[str, VectorStore]):
         logger.info("collection %r: the other process has ended, it is written to from here now", name)
         return before
 
+    def replace(self, name: str, store: Store) -> Store:
+        """Serves another store of a collection; returns the one before, for the caller to close."""
+        before, self._stores[name] = self._stores[name], store
+        assert isinstance(before, Store)
+        return before
+
     def close(self) -> None:
         """Ends the work on all collections and lets other processes write; a second call does nothing."""
         while self._stores:

@@ -3,6 +3,7 @@
 RequestError                   carries the field at fault
 ├── InvalidRequestError        a value that no server could use
 ├── NotFoundError              a product, adapter or collection that is not there
+├── ExistsError                a name that is taken
 ├── PreconditionError          a vector of another space, no index, or one that is only read
 ├── NotOfferedError            an rpc or field that this version does not offer
 ├── DeadlineError              the caller has stopped waiting
@@ -32,6 +33,7 @@ class Status(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     UNIMPLEMENTED = 12
@@ -62,6 +64,10 @@ class InvalidRequestError(RequestError):
 
 class NotFoundError(RequestError):
     """A product, adapter or collection that is not there."""
+
+
+class ExistsError(RequestError):
+    """A name that is taken."""
 
 
 class PreconditionError(RequestError):
@@ -100,6 +106,7 @@ STATUS_OF: dict[type[Exception], Status] = {
     InvalidRequestError: Status.INVALID_ARGUMENT,
     ListingError: Status.INVALID_ARGUMENT,
     NotFoundError: Status.NOT_FOUND,
+    ExistsError: Status.ALREADY_EXISTS,
     PreconditionError: Status.FAILED_PRECONDITION,
     SpaceError: Status.FAILED_PRECONDITION,
     NotOfferedError: Status.UNIMPLEMENTED,

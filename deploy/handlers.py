@@ -6,17 +6,19 @@ statuses.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import item
 from deploy.categories import predict
-from deploy.collections import DEFAULT
+from deploy.collections import DEFAULT, Collections
 from deploy.encoding import Encoding, Outcome, encode_inputs
 from deploy.errors import (
     Deadline,
@@ -33,15 +35,21 @@ from deploy.update_mask import UpdateMask
 from deploy.writes import write
 from index.manifest import SegmentInfo
 from index.store import Store
+from index.truth import About
 from index.vector_store import VectorStore
 from item.engine.interface import Engine
-from item.errors import ConfigError, SpaceError
+from item.engine.loading import load_engine
+from item.errors import ConfigError, ModelError, SpaceError
 from item.v1 import item_pb2
 
 DEFAULT_K = 10
 DEFAULT_TOP_K = 5
 MAX_TOP_K = 100
 TAKE_OVER_RETRY_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+LoadEngine = Callable[[Path, str | None], Engine]  # of a model folder and the name of a variant, None: full precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,27 +82,91 @@ class Handlers:
     `identity` says who asks. What is wrong with one input, query or product is in its own result; what is wrong with
     the call is raised as a RequestError. `read_only`: collections will never be writable, else they may become so.
 
+    A collection is searched by the engine of its space. `engine` is that of inputs without a collection: that of the
+    collection `default`, or of the only one. One that was switched to another model is served by it whatever `engine`
+    is; `load` loads it.
+
     Raises:
-        SpaceError: (methods too) a collection was built by another model than the engine's.
+        SpaceError: (methods too) there is no engine of a collection's space.
     """
 
     def __init__(
-        self, engine: Engine, collections: Mapping[str, VectorStore], limits: Limits, *, read_only: bool = False
+        self,
+        engine: Engine,
+        collections: Mapping[str, VectorStore],
+        limits: Limits,
+        *,
+        read_only: bool = False,
+        load: LoadEngine | None = None,
     ) -> None:
         self.engine = engine
         self.collections = collections
         self.limits = limits
         self.read_only = read_only
-        self._writing = threading.Lock()  # from reading what is stored to writing what was made of it
+        self.load: LoadEngine = load or (lambda folder, variant: load_engine(folder, variant=variant))
+        self.writing = threading.Lock()  # from reading what is stored to writing what was made of it
+        self._engines = {engine.space: engine}
         for name, store in collections.items():
-            check_same_space(engine, name, store)
+            about = store.about
+            was_switched = isinstance(store, Store) and store.truth.level() is not None
+            if about.space not in self._engines and was_switched and Path(about.model).is_dir():
+                logger.warning("collection %r was switched to the model %s, which serves it", name, about.model)
+                self._engines[about.space] = self.engine_of(about)
+            self._engine_of(name, store)
+            if name == DEFAULT or len(collections) == 1:
+                self.engine = self._engines[store.about.space]
+
+    def engine_of(self, about: About, model: str = "") -> Engine:
+        """The engine that made a generation; loaded, where it is not there, from where its model lay, or lies now.
+
+        Raises:
+            PreconditionError: the folder is not there, or holds another model by now.
+        """
+        if about.space in self._engines:
+            return self._engines[about.space]
+        engine = self.load_model(model or about.model, about.variant)
+        if engine.space != about.space:
+            raise PreconditionError(
+                "model",
+                f"{model or about.model} is of space {engine.space[:12]} by now, the generation of space"
+                f" {about.space[:12]}; give the folder of the model that made it",
+            )
+        return engine
+
+    def load_model(self, model: str, variant: str) -> Engine:
+        """The engine of a folder on this machine. Raises PreconditionError."""
+        if not Path(model).is_dir():  # nothing is fetched because a caller asks for it
+            raise PreconditionError("model", f"{model!r} is no folder on the server; give a model folder")
+        try:
+            return self.load(Path(model), variant or None)
+        except ModelError as error:
+            raise PreconditionError("model", str(error)) from error
+
+    def change(self, name: str, engine: Engine, finish: Callable[[], Store]) -> Store:
+        """Serves a collection from another store, that `finish` returns, by its engine; no write comes in between.
+
+        Calls that have begun keep store and engine of before. Returns the store of before, for the caller to close when
+        they have ended. Raises what `finish` raises, and nothing has changed.
+        """
+        assert isinstance(self.collections, Collections)
+        with self.writing:
+            leaving = self.collections[name].about.space
+            after = finish()
+            self._engines = {**self._engines, engine.space: engine}
+            before = self.collections.replace(name, after)
+            if name == DEFAULT or len(self.collections) == 1:
+                self.engine = engine
+        spaces = {leaving, self.engine.space, *(store.about.space for store in self.collections.values())}
+        self._engines = {space: one for space, one in self._engines.items() if space in spaces}
+        return before
 
     def embed(self, request: item_pb2.EmbedRequest, identity: str, deadline: Deadline) -> item_pb2.EmbedResponse:
         """Vectors of several inputs."""
         self._check_number("inputs", len(request.inputs))
-        dimensions = self._dimensions(request)
-        encoding = self._encode_all(request.inputs, deadline)
-        results = [self._embed_result(outcome, dimensions) for outcome in encoding.outcomes]
+        engine = self.engine
+        dimensions = self._dimensions(request, engine)
+        encoding = encode_all(engine, request.inputs, deadline)
+        results = [embed_result(outcome, dimensions, engine) for outcome in encoding.outcomes]
         return item_pb2.EmbedResponse(results=results, times=encoding.times())
 
     def embed_window(
@@ -102,15 +174,16 @@ class Handlers:
     ) -> list[item_pb2.EmbedStreamResponse]:
         """Vectors of consecutive requests of a stream, encoded together."""
         deadline.check()
-        encoding = encode_inputs(self.engine, [request.input for request in requests], ["input"] * len(requests))
+        engine = self.engine
+        encoding = encode_inputs(engine, [request.input for request in requests], ["input"] * len(requests))
         return [
-            item_pb2.EmbedStreamResponse(result=self._stream_result(request, outcome))
+            item_pb2.EmbedStreamResponse(result=self._stream_result(request, outcome, engine))
             for request, outcome in zip(requests, encoding.outcomes, strict=True)
         ]
 
     def search(self, request: item_pb2.SearchRequest, identity: str, deadline: Deadline) -> item_pb2.SearchResponse:
         """The products closest to each of several queries."""
-        store = self._store(request.collection)
+        store, engine = self._served(request.collection)
         self._check_number("queries", len(request.queries))
         k = self._between("k", request.k if request.HasField("k") else DEFAULT_K, self.limits.max_k)
         most = self.limits.max_inputs
@@ -118,12 +191,12 @@ class Handlers:
             raise InvalidRequestError("queries", f"{number} parts and examples; give up to {most} in one call")
         deadline.check()
         window = self.limits.max_window
-        sought, encoding = sought_by(request, k, window, store, partial(encode_inputs, self.engine))
+        sought, encoding = sought_by(request, k, window, store, partial(encode_inputs, engine))
         start = time.perf_counter()
         found = iter(find(store, [one for one in sought if isinstance(one, Sought)], k, deadline, max_window=window))
-        self._store(request.collection)  # again: meanwhile it may have followed to another model's vectors
+        check_same_space(engine, request.collection or DEFAULT, store)  # one that is read may have followed another
         results = [
-            search_result(next(found), self.engine.space)
+            search_result(next(found), engine.space)
             if isinstance(one, Sought)
             else item_pb2.SearchResult(error=error_message(one))
             for one in sought
@@ -134,10 +207,10 @@ class Handlers:
         self, request: item_pb2.PredictCategoryRequest, identity: str, deadline: Deadline
     ) -> item_pb2.PredictCategoryResponse:
         """The categories of several inputs, by the vote of the closest products."""
-        store = self._store(request.collection)
+        store, engine = self._served(request.collection)
         self._check_number("inputs", len(request.inputs))
         top_k = self._between("top_k", request.top_k if request.HasField("top_k") else DEFAULT_TOP_K, MAX_TOP_K)
-        encoding = self._encode_all(request.inputs, deadline)
+        encoding = encode_all(engine, request.inputs, deadline)
         start = time.perf_counter()
         predictions = []
         for outcome in encoding.outcomes:
@@ -146,7 +219,7 @@ class Handlers:
                 predictions.append(item_pb2.CategoryPrediction(error=error_message(outcome)))
             else:
                 predictions.append(predict(store, outcome, top_k, tuple(request.start_category), deadline))
-        self._store(request.collection)  # again, as in `search`
+        check_same_space(engine, request.collection or DEFAULT, store)  # as in `search`
         times = encoding.times(time.perf_counter() - start)
         return item_pb2.PredictCategoryResponse(predictions=predictions, times=times)
 
@@ -154,21 +227,23 @@ class Handlers:
         self, request: item_pb2.UpsertProductsRequest, identity: str, deadline: Deadline
     ) -> item_pb2.UpsertProductsResponse:
         """Writes products, whole or the fields of an update mask."""
-        store = self._writable_store(request.collection)
+        self.writable(request.collection)
         self._check_number("products", len(request.products))
         mask = UpdateMask.of(request.update_mask.paths) if request.HasField("update_mask") else None
         deadline.check()
-        with self._writing:
-            return write(store, self.engine, request.products, mask, deadline)
+        with self.writing:
+            store, engine = self.writable(request.collection)  # of now: it may have been changed before it was our turn
+            return write(store, engine, request.products, mask, deadline)
 
     def delete_products(
         self, request: item_pb2.DeleteProductsRequest, identity: str, deadline: Deadline
     ) -> item_pb2.DeleteProductsResponse:
         """Deletes products."""
-        store = self._writable_store(request.collection)
+        self.writable(request.collection)
         self._check_number("product_ids", len(request.product_ids))
         deadline.check()
-        with self._writing:
+        with self.writing:
+            store, _ = self.writable(request.collection)
             was_there = store.delete(list(request.product_ids))
         results = [item_pb2.DeleteResult(product_id=product_id) for product_id in request.product_ids]
         for row, result in enumerate(results):
@@ -181,7 +256,7 @@ class Handlers:
         self, request: item_pb2.GetProductRequest, identity: str, deadline: Deadline
     ) -> item_pb2.GetProductResponse:
         """One stored product."""
-        store = self._store(request.collection)
+        store, _ = self._served(request.collection)
         if not request.product_id:
             raise InvalidRequestError("product_id", "is empty; give a product's id")
         product, vector = store.product(request.product_id), store.vector(request.product_id)
@@ -214,27 +289,16 @@ class Handlers:
             ),
         )
 
-    def _encode_all(self, inputs: Sequence[item_pb2.Input], deadline: Deadline) -> Encoding:
-        deadline.check()
-        return encode_inputs(self.engine, inputs, [f"inputs[{position}]" for position in range(len(inputs))])
-
-    def _embed_result(self, outcome: Outcome, dimensions: int) -> item_pb2.EmbedResult:
+    def _stream_result(
+        self, request: item_pb2.EmbedStreamRequest, outcome: Outcome, engine: Engine
+    ) -> item_pb2.EmbedResult:
         try:
-            if isinstance(outcome, RequestError):
-                raise outcome
-            shorter = outcome if dimensions == len(outcome) else unit(outcome[:dimensions], "dimensions")
-            return item_pb2.EmbedResult(vector=vector_message(shorter, self.engine.space))
+            return embed_result(outcome, self._dimensions(request, engine), engine)
         except RequestError as error:
             return item_pb2.EmbedResult(error=error_message(error))
 
-    def _stream_result(self, request: item_pb2.EmbedStreamRequest, outcome: Outcome) -> item_pb2.EmbedResult:
-        try:
-            return self._embed_result(outcome, self._dimensions(request))
-        except RequestError as error:
-            return item_pb2.EmbedResult(error=error_message(error))
-
-    def _store(self, collection: str) -> VectorStore:
-        """The collection's store at present; one that is only read may have followed to another model's vectors."""
+    def _served(self, collection: str) -> tuple[VectorStore, Engine]:
+        """The collection's store and engine at present, for all of one call."""
         if not self.collections:
             raise PreconditionError("collection", "no index is loaded; build one with index.build, serve it by --index")
         name = collection or DEFAULT
@@ -242,13 +306,19 @@ class Handlers:
             there = ", ".join(map(repr, sorted(self.collections)))
             raise NotFoundError("collection", f"{name!r} is not there; this server has {there}")
         store = self.collections[name]
-        check_same_space(self.engine, name, store)
-        return store
+        return store, self._engine_of(name, store)
 
-    def _writable_store(self, collection: str) -> VectorStore:
-        store = self._store(collection)
+    def _engine_of(self, name: str, store: VectorStore) -> Engine:
+        """The engine of a store's space; one that is only read may have followed to one that nobody has loaded."""
+        engine = self._engines.get(store.about.space, self.engine)
+        check_same_space(engine, name, store)
+        return engine
+
+    def writable(self, collection: str) -> tuple[VectorStore, Engine]:
+        """The collection's store and engine, to write. Raises RequestError where it can only be read."""
+        store, engine = self._served(collection)
         if store.writable:
-            return store
+            return store, engine
         if self.read_only:
             raise PreconditionError("collection", "this server only reads; write through one without --read-only")
         raise NotWritableError(
@@ -265,9 +335,26 @@ class Handlers:
             raise InvalidRequestError(field, f"{value} is not within 1 to {highest}")
         return value
 
-    def _dimensions(self, request: item_pb2.EmbedRequest | item_pb2.EmbedStreamRequest) -> int:
-        width = self.engine.vector_width
+    def _dimensions(self, request: item_pb2.EmbedRequest | item_pb2.EmbedStreamRequest, engine: Engine) -> int:
+        width = engine.vector_width
         return self._between("dimensions", request.dimensions, width) if request.HasField("dimensions") else width
+
+
+def encode_all(engine: Engine, inputs: Sequence[item_pb2.Input], deadline: Deadline) -> Encoding:
+    """The vectors of a call's inputs."""
+    deadline.check()
+    return encode_inputs(engine, inputs, [f"inputs[{position}]" for position in range(len(inputs))])
+
+
+def embed_result(outcome: Outcome, dimensions: int, engine: Engine) -> item_pb2.EmbedResult:
+    """The vector of an input, its leading dimensions, or why there is none."""
+    try:
+        if isinstance(outcome, RequestError):
+            raise outcome
+        shorter = outcome if dimensions == len(outcome) else unit(outcome[:dimensions], "dimensions")
+        return item_pb2.EmbedResult(vector=vector_message(shorter, engine.space))
+    except RequestError as error:
+        return item_pb2.EmbedResult(error=error_message(error))
 
 
 def check_same_space(engine: Engine, name: str, store: VectorStore) -> None:

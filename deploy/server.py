@@ -4,6 +4,7 @@
     python -m deploy.server --model M --index INDEX          search, categories and writing as well
     python -m deploy.server --model M --index INDEX --read-only
     python -m deploy.server --model M --index INDEX --variant int8
+    python -m deploy.server --model M --index INDEX --backups DIR
     python -m deploy.server --model M --index INDEX --host 0.0.0.0 --port 50051
     MILVUS_TOKEN=user:password python -m deploy.server --model M --milvus http://milvus:19530
 
@@ -31,6 +32,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from deploy.admin import AdminHandlers, AdminService
 from deploy.collections import Collections
 from deploy.errors import Deadline
 from deploy.handlers import TAKE_OVER_RETRY_S, Handlers, Limits
@@ -61,6 +63,8 @@ class ServerConfig:
         limits: what one call may ask for.
         max_waiting: calls that may wait for the model before further ones are refused.
         grace_s: how long calls in flight may go on once the server is told to stop.
+        backups: the folder that Backup writes to; None: there is none.
+        device, num_threads: where further models run (item.engine.loading).
     """
 
     host: str = "127.0.0.1"
@@ -68,6 +72,9 @@ class ServerConfig:
     limits: Limits = field(default_factory=Limits)
     max_waiting: int = 64
     grace_s: float = 10.0
+    backups: Path | None = None
+    device: str = "auto"
+    num_threads: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -86,6 +93,7 @@ class Server:
         self.worker = Worker("model", config.max_waiting)
         self.reader = Worker("reader", config.max_waiting)
         self.service = ItemService(self.worker, self.reader)
+        self.admin = AdminService(self.drain)
         self.collections = Collections({})
         self._stopping = asyncio.Event()
         self._taking_over: asyncio.Task[None] | None = None
@@ -97,7 +105,7 @@ class Server:
         ]
         self.grpc = grpc.aio.server(interceptors=[StatusInterceptor()], options=options)
         item_pb2_grpc.add_ItemServiceServicer_to_server(self.service, self.grpc)
-        item_pb2_grpc.add_AdminServiceServicer_to_server(item_pb2_grpc.AdminServiceServicer(), self.grpc)
+        item_pb2_grpc.add_AdminServiceServicer_to_server(self.admin, self.grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc)
         self.port = self._bind()
@@ -116,8 +124,16 @@ class Server:
     async def serve(self, engine: Engine, collections: Collections) -> Handlers:
         """Answers from now on; `stop` closes the collections. Raises SpaceError for one of another model."""
         self.collections = collections
-        handlers = Handlers(engine, collections, self.config.limits, read_only=collections.read_only)
+        config = self.config
+
+        def load(folder: Path, variant: str | None) -> Engine:
+            return load_engine(folder, config.device, config.num_threads, variant)
+
+        handlers = await asyncio.to_thread(
+            Handlers, engine, collections, config.limits, read_only=collections.read_only, load=load
+        )
         self.service.handlers = handlers
+        self.admin.handlers = AdminHandlers(handlers, config.backups)
         self._taking_over = asyncio.create_task(self._take_over())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return handlers
@@ -125,10 +141,12 @@ class Server:
     async def stop(self) -> None:
         """Takes no further calls, lets those in flight finish within the grace period, closes the collections."""
         await self.health.enter_graceful_shutdown()
+        self.admin.stop()
         await self.grpc.stop(self.config.grace_s)
         self._stopping.set()
         if self._taking_over is not None:
             await self._taking_over
+        await self.admin.close()
         for close in (self.worker.close, self.reader.close, self.collections.close):
             await asyncio.to_thread(close)
 
@@ -145,9 +163,13 @@ class Server:
                     logger.error("collection %r cannot be written to: %s", name, error)
                     continue
                 if before is not None:
-                    await self.worker.drain()  # calls that began before use the store that was replaced
-                    await self.reader.drain()
+                    await self.drain()
                     await asyncio.to_thread(before.close)
+
+    async def drain(self) -> None:
+        """Waits for the calls that began before, and use a store that was replaced."""
+        await self.worker.drain()
+        await self.reader.drain()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in HEALTH_NAMES:
@@ -219,6 +241,7 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("--index", type=Path, metavar="DIR", help="folder of collections (index.build makes it)")
     index.add_argument("--milvus", metavar="URI", help="collections in Milvus; its token is in MILVUS_TOKEN")
     parser.add_argument("--read-only", action="store_true", help="never write to the index; others may")
+    parser.add_argument("--backups", type=Path, metavar="DIR", help="folder that the rpc Backup writes to (none)")
     parser.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=defaults.port, help="0 takes a free one (%(default)s)")
     parser.add_argument("--variant", metavar="NAME", help="a variant that deploy.export made (full precision)")
@@ -256,7 +279,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         limits = Limits(max_inputs=args.max_inputs, max_k=args.max_k, max_message_bytes=args.max_message_mib * MIB)
         config = ServerConfig(
-            host=args.host, port=args.port, limits=limits, max_waiting=args.max_waiting, grace_s=args.grace_s
+            host=args.host,
+            port=args.port,
+            limits=limits,
+            max_waiting=args.max_waiting,
+            grace_s=args.grace_s,
+            backups=args.backups,
+            device=args.device,
+            num_threads=args.threads,
         )
         asyncio.run(run(config, load))
     except ItemError as error:

@@ -13,6 +13,7 @@ from deploy.messages import error_message
 from deploy.products import has_picture_data, main_picture, product_of
 from deploy.update_mask import UpdateMask
 from index.product import Product
+from index.store import Store
 from index.vector_store import VectorStore
 from item.catalog.listing import Listing, Picture
 from item.engine.interface import Engine
@@ -81,6 +82,15 @@ def upsert(
         return encoding, [one for one in encoding.outcomes if isinstance(one, RequestError)]
     products, vectors = zip(*usable, strict=True)
     created = iter(store.upsert(products, np.stack(vectors)))
+    if isinstance(store, Store):
+        store.keep_pictures(
+            {
+                one.product.product_id: one.listing.images[0].data
+                for one, vector in zip(drafts, encoding.outcomes, strict=True)
+                if isinstance(one, Draft) and not isinstance(vector, RequestError) and one.listing.images
+                if one.listing.images[0].data is not None
+            }
+        )
     return encoding, [one if isinstance(one, RequestError) else next(created) for one in encoding.outcomes]
 
 

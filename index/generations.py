@@ -1,11 +1,11 @@
-"""The generations of a collection: folders of which one counts, and one is kept to go back to."""
+"""The generations of a collection: folders of which one counts, one is kept to go back to, and one may be coming."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,10 +22,12 @@ BUILD = "python -m index.build --model M --catalog C --index"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generations:
-    """The names of two folders: that of the generation that counts, and that of the one before, empty for none."""
+    """The names of folders: of the generation that counts, of the one before, and of one that is encoded
+    anew, finished or not; empty for none."""
 
     current: str
     previous: str = ""
+    coming: str = ""
 
 
 GENERATIONS = TypeAdapter(Generations)  # readers look before each search
@@ -67,15 +69,29 @@ def switch(folder: Path, name: str) -> Generations:
     """Lets a generation count from now on; the one before is kept. Raises StoreError where it is not known."""
     previous = read_generations(folder).current if (folder / CURRENT).exists() else ""
     generations = Generations(current=name, previous=previous)
-    text = sealed(asdict(generations))
-    publish(folder / CURRENT, lambda path: path.write_text(text, encoding="utf-8"))
+    _write(folder, generations)
     return generations
 
 
+def announce(folder: Path, name: str) -> Generations:
+    """Says that a generation is coming, which is kept until another one is, or is switched to; empty: none is."""
+    generations = replace(read_generations(folder), coming=name)
+    _write(folder, generations)
+    return generations
+
+
+def _write(folder: Path, generations: Generations) -> None:
+    text = sealed(asdict(generations))
+    try:
+        publish(folder / CURRENT, lambda path: path.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"{folder / CURRENT}: cannot be written ({error}); make room on the disk") from error
+
+
 def remove_others(folder: Path, generations: Generations) -> None:
-    """Removes generations that neither count nor are kept, finished or not. Only for who holds the lease."""
+    """Removes generations that neither count nor are kept nor are coming. Only for who holds the lease."""
     for path in folder.glob(f"{PREFIX}*"):
-        if path.name not in (generations.current, generations.previous):
+        if path.name not in (generations.current, generations.previous, generations.coming):
             shutil.rmtree(path)
     for path in folder.glob(f"{CURRENT}.*{BESIDE}"):
         path.unlink()

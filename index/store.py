@@ -2,7 +2,8 @@
 
     COLLECTION/
       lease                       held by the process that writes
-      current.json                the generation that counts, and the one before (index.generations)
+      current.json                the generation that counts, the one before, one that is coming (index.generations)
+      pictures/                   those of the latest writes, while another generation needs them (index.pictures)
       generation-*/
         truth.sqlite              products and vectors: the truth (index.truth)
         acknowledged              the last revision that was acknowledged
@@ -19,10 +20,10 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 
@@ -37,13 +38,14 @@ from index.generations import CURRENT, new_generation, read_generations, remove_
 from index.lease import Lease
 from index.manifest import Manifest, SegmentInfo, read_manifest, write_manifest
 from index.memory import Memory, View
+from index.pictures import keep_pictures, remove_kept
 from index.planner import Plan
 from index.product import Product
 from index.ranking import NO_GROUPS, Query, Ranked, Ranking
 from index.recall import RecallEstimate, RecallSample
 from index.search import Found, Group, search
 from index.segment import Segment, write_segment
-from index.truth import About, Changes, Keys, Truth
+from index.truth import About, Changes, Followed, Keys, Truth, read_level
 from index.vector_store import per_query
 from item.errors import ConfigError, ReadOnlyError, StoreError
 
@@ -86,10 +88,14 @@ class Store:
     Shapes: Q queries, D = `store.about.vector_width`.
     """
 
-    def __init__(self, folder: Path, lease: Lease | None, upkeep: Upkeep, choice: Choice) -> None:
-        """`open` makes one; `lease`: None opens it to read."""
+    def __init__(
+        self, folder: Path, lease: Lease | None, upkeep: Upkeep, choice: Choice, generation: str | None = None
+    ) -> None:
+        """`open` makes one; `lease`: None opens it to read. `beside` gives a `generation`, and the lease of another."""
         self.folder, self.upkeep, self.choice = folder, upkeep, choice
         self._lease = lease
+        self._borrowed = generation is not None  # the lease
+        self._only = generation  # it is this one whatever counts
         self._truth: Truth
         self._memory: Memory
         self._opened = self._closed = False
@@ -102,12 +108,8 @@ class Store:
         self._sample = RecallSample()
         self._due = threading.Event()
         self._thread: threading.Thread | None = None
-        if lease is not None and upkeep.background:
-            self._thread = threading.Thread(
-                target=self._maintain_in_background, name=f"upkeep {folder.name}", daemon=True
-            )
-            self._thread.start()
-            self._due.set()
+        if not self._borrowed:
+            self._start_upkeep()
 
     @classmethod
     def open(cls, folder: Path, *, writable: bool = False, upkeep: Upkeep = UPKEEP, choice: Choice = CHOICE) -> Store:
@@ -155,12 +157,12 @@ class Store:
                 with closing(Truth.create(folder / name, about, last_key_of(folder))) as truth:
                     if truth.load(checked(blocks, about.vector_width)):
                         write_segments(folder / name, truth, (), choice)
-                for path in (folder / name, folder, folder.parent):
-                    flush(path)  # the names of new files, before one says that they count
+                flush_folders(folder / name)
             except BaseException:
                 shutil.rmtree(folder / name, ignore_errors=True)  # who looks for the newest finds none half made
                 raise
             remove_others(folder, switch(folder, name))  # whatever goes wrong from here on, it is whole and may count
+            remove_kept(folder)
         return cls.open(folder, writable=True, upkeep=upkeep, choice=choice)
 
     def __enter__(self) -> Store:
@@ -180,10 +182,10 @@ class Store:
         if self._thread is not None:
             self._thread.join()
         self._sample.close()
-        with self._writing, self._idle:
+        with self._maintaining, self._writing, self._idle:
             self._idle.wait_for(lambda: not self._num_readers)
             self._truth.close()
-        if self._lease is not None:
+        if self._lease is not None and not self._borrowed:
             self._lease.release()
 
     @property
@@ -201,6 +203,11 @@ class Store:
     def generation(self) -> str:
         """The name of the generation that is searched."""
         return self._generation
+
+    @property
+    def truth(self) -> Truth:
+        """What is stored, for those who read much of it while the store is open; only the store writes to it."""
+        return self._truth
 
     def __len__(self) -> int:
         """Products."""
@@ -347,11 +354,14 @@ class Store:
             apply(self._truth.write(deletes=product_ids))
         return there
 
+    def follow(self, followed: Followed) -> None:
+        """Takes over what came in another generation; durable when it returns. Raises StoreError."""
+        with self._transaction() as apply:
+            apply(self._truth.follow(followed))
+
     @contextmanager
     def _transaction(self) -> Iterator[Callable[[Changes], None]]:
         """What takes the changes of the only transaction that runs."""
-        if self._lease is None:
-            raise ReadOnlyError(f"{self.folder}: is open to read; open it to write")
 
         def apply(changes: Changes) -> None:
             with self._lock:
@@ -359,9 +369,48 @@ class Store:
 
         with self._writing:
             self._check_open()
+            if self._lease is None:
+                raise ReadOnlyError(f"{self.folder}: is open to read; open it to write")
             yield apply
         if self._next_merge() is not None:
             self._due.set()
+
+    # Other generations
+
+    def beside(self, generation: str) -> Store:
+        """Opens another generation, which does not count, to write; `giving_way` lets it. Raises StoreError."""
+        return Store(self.folder, self._lease, self.upkeep, self.choice, generation)
+
+    @contextmanager
+    def giving_way(self, other: Store) -> Iterator[None]:
+        """Holds writes and upkeep back meanwhile; then lets `other`, opened by `beside`, count and write.
+
+        This store stays open to read its own generation; it is for the caller to close. Raises StoreError, and nothing
+        has changed.
+        """
+        with self._maintaining, self._writing:
+            self._check_open()
+            if self._lease is None:
+                raise ReadOnlyError(f"{self.folder}: is open to read; open it to write")
+            yield
+            generations = switch(self.folder, other.generation)
+            other._borrowed, other._only = False, None
+            self._lease, self._only = None, self._generation
+        other._start_upkeep()
+        remove_others(self.folder, generations)
+        remove_kept(self.folder)
+
+    def keep_pictures(self, pictures: Mapping[str, bytes]) -> None:
+        """Keeps pictures of products, by id, for as long as another generation may need them (index.pictures)."""
+        if pictures and (read_generations(self.folder).coming or self._can_go_back):
+            keep_pictures(self.folder, pictures)
+
+    @cached_property
+    def _can_go_back(self) -> bool:
+        """Whether the generation before was level with this one when this one came to count."""
+        previous = read_generations(self.folder).previous
+        level = read_level(self.folder / previous) if previous else None
+        return level is not None and level.source == self._generation
 
     def backup(self, folder: Path) -> int:
         """Writes the present state to a new folder, a collection like this one; returns its products.
@@ -460,7 +509,7 @@ class Store:
 
     def _what_counts(self) -> tuple[str, Stamp]:
         """The generation, and what tells its manifest from others."""
-        generation = read_generations(self.folder).current
+        generation = self._only or read_generations(self.folder).current
         return generation, stamp(self.folder / generation)
 
     def _open(self, generation: str, manifest_stamp: Stamp) -> None:
@@ -524,7 +573,7 @@ class Store:
 
     def _follow(self) -> None:
         """Brings a collection that was opened to read to what the writer has acknowledged."""
-        if self.writable:
+        if self.writable or self._only is not None:
             return
         with self._writing:
             self._check_open()
@@ -538,6 +587,14 @@ class Store:
                 with self._lock:
                     self._memory.apply(changes)
 
+    def _start_upkeep(self) -> None:
+        if self.writable and self.upkeep.background:
+            self._thread = threading.Thread(
+                target=self._maintain_in_background, name=f"upkeep {self.folder.name}", daemon=True
+            )
+            self._thread.start()
+            self._due.set()
+
     def _maintain_in_background(self) -> None:
         while True:
             self._due.wait()
@@ -545,7 +602,7 @@ class Store:
                 return
             self._due.clear()
             try:
-                while not self._closed and self.maintain():
+                while not self._closed and self.writable and self.maintain():
                     pass
             except Exception:  # a full disk, too little memory: the truth is there, the next write tries again
                 logger.exception("%s: segments could not be written; searches go on without", self.folder)
@@ -569,6 +626,12 @@ def last_key_of(folder: Path) -> int:
     except StoreError as error:
         logger.warning("%s; a new generation takes its place", error)
         return time.time_ns() // 1000  # keys are counted one by one: no collection has given as many
+
+
+def flush_folders(generation: Path) -> None:
+    """Puts the names of a new generation's files on the disk, before one says that it counts or is coming."""
+    for path in (generation, generation.parent, generation.parent.parent):
+        flush(path)
 
 
 def remember(segments: Sequence[Segment], truth: Truth, manifest: Manifest) -> Memory:

@@ -4,7 +4,8 @@ a power cut (WAL, synchronous=FULL).
 A *key* names one vector for ever: a product whose vector changes gets a new key, and its old one a tombstone. What was
 made of a key's vector, such as a row of a FAISS segment, is thus good for as long as the key is there. A *revision*
 numbers transactions: products and tombstones carry that of their last change, so that whoever knows the state at one
-revision reads only what came after.
+revision reads only what came after. A generation that is encoded anew by another model has its source's keys, and
+remembers up to which of the source's revisions it has followed (`Level`).
 
 SQLite notices a damaged write-ahead log by dropping its end in silence, acknowledged or not. The file `acknowledged`
 holds the last revision that was acknowledged; a database behind it is refused.
@@ -65,13 +66,14 @@ REBUILD = "restore a backup, or build the index again"
 class About:
     """What a generation holds: vectors of width `vector_width`, all in `space`.
 
-    `model` and `engine` say what made them; `catalog`, `catalog_sha256` and `splits` (empty: all) of what, with the
-    `hosts` that pictures were fetched from. `created` is in UTC, ISO 8601.
+    `model`, its `variant` (empty: full precision) and `engine` say what made them; `catalog`, `catalog_sha256` and
+    `splits` (empty: all) of what, with the `hosts` that pictures were fetched from. `created` is in UTC, ISO 8601.
     """
 
     space: str
     vector_width: int
     model: str = ""
+    variant: str = ""
     engine: str = ""
     catalog: str = ""
     catalog_sha256: str = ""
@@ -96,6 +98,35 @@ class Changes:
     revision: int
     deleted: list[int]
     written: list[Written]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """How far a generation has followed another, its `source`.
+
+    What was deleted or updated in the source up to `revision` is so here. complete: and all its products are here, with
+    keys up to `last_key`.
+    """
+
+    source: str
+    revision: int
+    last_key: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """Part of what makes a generation level with its source: products by the source's keys.
+
+    gone: keys to delete. updated: products that keep their vectors. added: with their vectors, (D,), by ascending key.
+    last_key: the highest key that the source has given.
+    """
+
+    gone: Sequence[int] = ()
+    updated: Sequence[tuple[int, Product]] = ()
+    added: Sequence[tuple[int, Product, Vectors]] = ()
+    last_key: int = 0
+    level: Level | None
 
 
 class Truth:
@@ -168,6 +199,10 @@ class Truth:
     def count(self) -> int:
         """Products."""
         return int(self._one("SELECT count(*) FROM products"))
+
+    def level(self) -> Level | None:
+        """How far this generation has followed another; None: it was made on its own."""
+        return _level(self.path, self._reader())
 
     def key(self, product_id: str) -> int | None:
         """The key of a product, or None."""
@@ -289,6 +324,34 @@ class Truth:
             count += len(products)
         return count
 
+    def follow(self, followed: Followed) -> Changes:
+        """Takes over what came in another generation, under its keys, in one transaction. Raises StoreError."""
+        with self._transaction() as (connection, revision):
+            for key in followed.gone:
+                connection.execute("DELETE FROM products WHERE key = ?", (key,))
+                connection.execute("DELETE FROM vectors WHERE key = ?", (key,))
+                connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (key, revision))
+            deleted, written = list(followed.gone), []
+            for key, product in followed.updated:
+                self._update(connection, product, revision)
+                written.append(Written(key=key, product=product, vector=None))
+            for key, product, vector in followed.added:
+                if (old := self._delete(connection, product.product_id, revision)) is not None:
+                    deleted.append(old)
+                self._insert(connection, product, vector, revision, key)
+                written.append(Written(key=key, product=product, vector=vector))
+            connection.execute(
+                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'products'", (followed.last_key,)
+            )
+            self._set_level(connection, followed.level)
+        written.sort(key=lambda one: one.key)
+        return Changes(revision=revision, deleted=deleted, written=written)
+
+    def set_level(self, level: Level | None) -> None:
+        """Remembers how far this generation has followed another, or that it has not. Raises StoreError."""
+        with self._transaction(count=False) as (connection, _):
+            self._set_level(connection, level)
+
     def prune(self, revision: int) -> None:
         """Forgets the tombstones up to a revision that everything made of this truth has seen."""
         with self._transaction(count=False) as (connection, _):
@@ -313,13 +376,26 @@ class Truth:
         connection.execute("INSERT INTO tombstones VALUES (?, ?)", (*row, revision))
         return int(row[0])
 
-    def _insert(self, connection: sqlite3.Connection, product: Product, vector: Vectors, revision: int) -> int:
+    def _set_level(self, connection: sqlite3.Connection, level: Level | None) -> None:
+        connection.execute("DELETE FROM meta WHERE name = 'level'")
+        if level is not None:
+            connection.execute("INSERT INTO meta VALUES ('level', ?)", (sealed(asdict(level)),))
+
+    def _insert(
+        self,
+        connection: sqlite3.Connection,
+        product: Product,
+        vector: Vectors,
+        revision: int,
+        given_key: int | None = None,
+    ) -> int:
+        """Adds a product under the next key, or one that another generation has given it."""
         body, content = product.to_json(), np.asarray(vector, "<f4").tobytes()
         checksum = _checksum(product.product_id, body)
         try:
             key = connection.execute(
-                "INSERT INTO products (product_id, revision, checksum, body) VALUES (?, ?, ?, ?)",
-                (product.product_id, revision, checksum, body),
+                "INSERT INTO products (key, product_id, revision, checksum, body) VALUES (?, ?, ?, ?, ?)",
+                (given_key, product.product_id, revision, checksum, body),
             ).lastrowid
         except sqlite3.IntegrityError as error:
             raise StoreError(f"product_id: {product.product_id!r} comes twice; ids are unique") from error
@@ -490,6 +566,22 @@ class Truth:
             raise StoreError(f"{self.path}: key {key}: its vector is damaged; {REBUILD}, or upsert its product again")
 
 
+def read_level(folder: Path) -> Level | None:
+    """As `Truth.level`, of a generation's folder, without a look at all the rest. Raises StoreError."""
+    path = folder / TRUTH
+    with _errors(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        return _level(path, connection)
+
+
+def _level(path: Path, connection: sqlite3.Connection) -> Level | None:
+    with _errors(path):
+        rows = connection.execute("SELECT value FROM meta WHERE name = 'level'").fetchall()
+    try:
+        return TypeAdapter(Level).validate_python(unsealed(rows[0][0].encode())) if rows else None
+    except ValueError as error:
+        raise StoreError(f"{path}: level: {error}; {REBUILD}") from error
+
+
 class FrozenTruth:
     """A truth at one revision."""
 
@@ -505,6 +597,39 @@ class FrozenTruth:
         """The highest key ever given; 0: none."""
         return self._value("SELECT seq FROM sqlite_sequence WHERE name = 'products'")
 
+    def pruned(self) -> int:
+        """Tombstones up to this revision are gone."""
+        return self._value("SELECT value FROM meta WHERE name = 'pruned'")
+
+    def keys(self, after_key: int = 0) -> Keys:
+        """(n,) the keys above this one, ascending."""
+        return self._keys("SELECT key FROM products WHERE key > ? ORDER BY key", after_key)
+
+    def deleted_since(self, revision: int) -> Keys:
+        """(n,) the keys that were deleted or replaced after a revision that tombstones go back to, ascending."""
+        return self._keys("SELECT key FROM tombstones WHERE revision > ? ORDER BY key", revision)
+
+    def written_since(self, revision: int) -> Keys:
+        """(n,) the keys that were added or updated after a revision, ascending."""
+        return self._keys("SELECT key FROM products WHERE revision > ? ORDER BY key", revision)
+
+    def vectors_of(self, keys: Keys) -> Vectors:
+        """(n, D) of n keys that are there. Raises StoreError for a damaged row."""
+        vectors = np.empty((len(keys), self.truth.about.vector_width), dtype=np.float32)
+        for place, key in enumerate(keys.tolist()):
+            row = self._connection.execute("SELECT key, checksum, vector FROM vectors WHERE key = ?", (key,)).fetchone()
+            vectors[place] = self.truth._vector(*row)
+        return vectors
+
+    def vectors(self) -> Iterator[tuple[Keys, Vectors]]:
+        """All (n,) keys, ascending, and (n, D) vectors, block by block. Raises StoreError for a damaged row."""
+        cursor = self._connection.execute("SELECT key, checksum, vector FROM vectors ORDER BY key")
+        while rows := cursor.fetchmany(AT_ONCE):
+            for row in rows:
+                self.truth._check_vector(*row)
+            vectors = np.frombuffer(b"".join(row[2] for row in rows), "<f4").reshape(len(rows), -1)
+            yield np.array([row[0] for row in rows], dtype=np.int64), vectors.astype(np.float32)
+
     def blocks(self, after_key: int = 0) -> Iterator[tuple[Keys, list[Product], Vectors]]:
         """(n,) higher keys, ascending, n products and (n, D) vectors. Raises StoreError for a damaged row."""
         cursor = self._connection.execute(
@@ -518,6 +643,9 @@ class FrozenTruth:
                 self.truth._check_vector(row[0], row[4], row[5])
             vectors = np.frombuffer(b"".join(row[5] for row in rows), "<f4").reshape(len(rows), -1)
             yield np.array([row[0] for row in rows], dtype=np.int64), products, vectors.astype(np.float32)
+
+    def _keys(self, query: str, *values: object) -> Keys:
+        return np.array([key for (key,) in self._connection.execute(query, values)], dtype=np.int64)
 
     def _value(self, query: str, *values: object) -> int:
         return int(self._connection.execute(query, values).fetchone()[0])

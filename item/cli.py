@@ -13,10 +13,14 @@
     item upsert --catalog prices.jsonl --update attributes.price
     item delete --catalog discontinued.csv
     item delete --product-id 8123
+    item reembed --model M2 --max-rate 50
+    item switch
+    item rollback
+    item backup --name monday
 
 The server is localhost:50051 unless --server says otherwise. Prints tables, or JSON with --json. Exit status: 0; 1
-where rows of a catalogue were refused, a line each on standard error, and all others written or deleted; 2 where the
-request cannot be answered; the reason is one line on standard error.
+where rows or products were refused, a line each on standard error, and all others written, deleted or encoded; 2 where
+the request cannot be answered; the reason is one line on standard error.
 """
 
 from __future__ import annotations
@@ -38,23 +42,28 @@ import numpy as np
 from item.catalog.listing import Listing, Place
 from item.client import ENCODED, Client
 from item.errors import ConfigError, ItemError
+from item.progress import Progress
 from item.results import (
     CollectionInfo,
     EmbedResult,
     Info,
     Input,
     Prediction,
+    Reembedding,
     SearchResult,
     StageTimes,
+    Switched,
     WriteResult,
     category_of,
     product_message,
 )
 from item.sending import FRAME_BYTES, MAX_ENCODED, WriteReport, catalog_rows, write_rows
-from item.tables import format_table
+from item.tables import cell_text, format_table
 from item.v1 import item_pb2
 
 Answer = tuple[str, int]  # what is printed, and the exit status
+
+SHOWN_HITS = 5  # of each sample of `item reembed`
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -122,9 +131,43 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument("--product-id", action="append", metavar="ID", help="may be repeated")
     delete.set_defaults(run=run_delete)
 
+    reembed = commands.add_parser(
+        "reembed", parents=[data, every], help="encode all products anew, beside what is searched; goes on where it was"
+    )
+    reembed.add_argument("--model", default="", metavar="M", help="model folder on the server (the present one)")
+    reembed.add_argument("--variant", default="", metavar="NAME", help="a variant of it (full precision)")
+    reembed.add_argument("--max-rate", type=float, metavar="R", help="products a second (as many as possible)")
+    reembed.add_argument(
+        "--catalog", default="", metavar="C", help="where the server reads pictures again (the index's catalogue)"
+    )
+    add_words_alone(reembed)
+    reembed.set_defaults(run=run_reembed)
+
+    switch = commands.add_parser("switch", parents=[data, every], help="search what reembed has made")
+    switch.add_argument("generation", nargs="?", default="", metavar="GENERATION", help="(the latest)")
+    add_words_alone(switch)
+    switch.set_defaults(run=run_switch)
+
+    rollback = commands.add_parser("rollback", parents=[data, every], help="search the generation before again")
+    rollback.add_argument("--model", default="", metavar="M", help="its model folder, where it was moved since")
+    add_words_alone(rollback)
+    rollback.add_argument("--discard-writes", action="store_true", help="leave behind all that was written since")
+    rollback.set_defaults(run=run_rollback)
+
+    backup = commands.add_parser("backup", parents=[data, every], help="a copy of a collection, on the server")
+    backup.add_argument("--name", required=True, help="of the copy, under the server's --backups")
+    backup.set_defaults(run=run_backup)
+
     info = commands.add_parser("info", parents=[every], help="what the server serves")
     info.set_defaults(run=run_info)
     return parser
+
+
+def add_words_alone(command: argparse.ArgumentParser) -> None:
+    """What happens to products whose picture cannot be read again."""
+    command.add_argument(
+        "--words-alone", action="store_true", help="encode products whose picture cannot be read again without it"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -236,6 +279,53 @@ def listed(given: Sequence[Listing]) -> Iterator[tuple[Place, Listing]]:
     return ((Place("", number), listing) for number, listing in enumerate(given, start=1))
 
 
+def run_reembed(client: Client, args: argparse.Namespace) -> Answer:
+    """`item reembed`"""
+    progress: Progress | None = None
+    last: Reembedding | None = None
+    for last in client.reembed(
+        args.model,
+        variant=args.variant,
+        max_rate=args.max_rate,
+        catalog=args.catalog,
+        words_alone=args.words_alone,
+        collection=args.collection,
+    ):
+        if progress is None:
+            progress = Progress("encoding", last.num_products, "products", initial=last.num_encoded)
+        progress.update(last.num_encoded - progress.count)
+    assert last is not None
+    assert progress is not None
+    progress.close()
+    for product_id, reason in last.refused.items():
+        print(cell_text(f"{product_id!r}: {reason}"), file=sys.stderr)
+    return as_json(last) if args.json else reembed_text(last), 0 if last.done else 1
+
+
+def run_switch(client: Client, args: argparse.Namespace) -> Answer:
+    """`item switch`"""
+    switched = client.switch_generation(args.generation, words_alone=args.words_alone, collection=args.collection)
+    return as_json(switched) if args.json else switched_text(switched), 0
+
+
+def run_rollback(client: Client, args: argparse.Namespace) -> Answer:
+    """`item rollback`"""
+    switched = client.rollback(
+        model=args.model,
+        words_alone=args.words_alone,
+        discard_writes=args.discard_writes,
+        collection=args.collection,
+    )
+    return as_json(switched) if args.json else switched_text(switched), 0
+
+
+def run_backup(client: Client, args: argparse.Namespace) -> Answer:
+    """`item backup`"""
+    backup = client.backup(args.name, collection=args.collection)
+    text = f"{backup.path}: {backup.num_products:,} products, {backup.size_bytes:,} bytes"
+    return as_json(backup) if args.json else text, 0
+
+
 def run_info(client: Client, args: argparse.Namespace) -> Answer:
     """`item info`"""
     info = client.info()
@@ -246,6 +336,32 @@ def write_answer(report: WriteReport, summary: str, args: argparse.Namespace) ->
     """What was done; status 1 where rows were refused."""
     refused = f"; {len(report.refused):,} rows refused" if report.refused else ""
     return as_json(report) if args.json else f"{summary}{refused}", 1 if report.refused else 0
+
+
+def reembed_text(last: Reembedding) -> str:
+    """What was encoded, and the products whose neighbours have changed the most."""
+    summary = f"{last.generation}: {last.num_encoded:,} of {last.num_products:,} products encoded"
+    if last.num_words_alone:
+        summary += f", {last.num_words_alone:,} of them by their words alone"
+    if last.num_refused:
+        return f"{summary}, {last.num_refused:,} refused: it cannot be switched to"
+    if last.overlap_at_10 is None:
+        return summary
+    rows = [
+        [sample.product.title or sample.product.product_id, sample.overlap, before.title, after.title]
+        for sample in last.samples
+        for before, after in zip(sample.before[:SHOWN_HITS], sample.after[:SHOWN_HITS], strict=False)
+    ]
+    return (
+        f"{table(['product', 'overlap', 'nearest before', 'nearest after'], rows)}\n"
+        f"{summary}; {last.overlap_at_10:.3f} of the ten nearest are the same as before"
+    )
+
+
+def switched_text(switched: Switched) -> str:
+    """What is searched now."""
+    written = f"; {switched.num_encoded:,} products written meanwhile encoded" if switched.num_encoded else ""
+    return f"{switched.generation} is searched in place of {switched.previous_generation}{written}"
 
 
 def search_table(result: SearchResult, facets: Sequence[str] = ()) -> str:

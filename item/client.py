@@ -24,6 +24,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from item.catalog.listing import Listing
 from item.errors import ConfigError, ServiceError
 from item.results import (
+    Backup,
     EmbedResult,
     Info,
     Input,
@@ -31,8 +32,10 @@ from item.results import (
     Prediction,
     Product,
     Query,
+    Reembedding,
     SearchResult,
     StageTimes,
+    Switched,
     Terms,
     Vectors,
     WriteResult,
@@ -47,6 +50,7 @@ Response = TypeVar("Response")
 
 PUSHBACK = "grpc-retry-pushback-ms"
 CONNECT_ATTEMPTS = 5
+SLOW_S = 3600.0  # for an operator's calls, which read or write all of a collection
 FIRST_BACKOFF_S = 0.1
 ENCODED = frozenset({"title", "description", "images"})  # fields of a product that its vector is made of
 CHANNEL_OPTIONS = [
@@ -81,6 +85,7 @@ class Client:
         self.timeout_s = timeout_s
         self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = item_pb2_grpc.ItemServiceStub(self._channel)
+        self._admin = item_pb2_grpc.AdminServiceStub(self._channel)
 
     def __enter__(self) -> Client:
         return self
@@ -220,20 +225,89 @@ class Client:
         request = item_pb2.GetProductRequest(collection=collection, product_id=product_id)
         return Product.of(self._call(self._stub.GetProduct, request).product)
 
+    def reembed(
+        self,
+        model: str = "",
+        *,
+        variant: str = "",
+        max_rate: float | None = None,
+        catalog: str = "",
+        words_alone: bool = False,
+        collection: str = "",
+    ) -> Iterator[Reembedding]:
+        """Encodes a collection anew into a generation that `switch_generation` lets be searched; says how far it is.
+
+        `model`, its `variant` and the `catalog` to read pictures in are on the server; empty: those of the present
+        generation. `max_rate` is in products a second. Leaving the iteration cancels it; called again it goes on where
+        it was. There is no time limit and nothing is repeated.
+        """
+        request = item_pb2.ReembedRequest(
+            collection=collection,
+            model=model,
+            variant=variant,
+            max_rate=max_rate,
+            catalog=catalog,
+            words_alone=words_alone,
+        )
+        call = self._admin.Reembed(request)
+        try:
+            for response in call:
+                yield Reembedding.of(response)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()  # type: ignore[no-untyped-call]
+
+    def switch_generation(
+        self, generation: str = "", *, words_alone: bool = False, collection: str = "", timeout_s: float = SLOW_S
+    ) -> Switched:
+        """Searches a generation that `reembed` has finished; empty: the latest. The server ends what it has begun."""
+        request = item_pb2.SwitchGenerationRequest(
+            collection=collection, generation=generation, words_alone=words_alone
+        )
+        return Switched.of(self._call(self._admin.SwitchGeneration, request, timeout_s, repeat=False))
+
+    def rollback(
+        self,
+        *,
+        model: str = "",
+        words_alone: bool = False,
+        discard_writes: bool = False,
+        collection: str = "",
+        timeout_s: float = SLOW_S,
+    ) -> Switched:
+        """Searches the generation before the present one again. The server ends what it has begun.
+
+        `model` is the folder on the server of its model, where it is not where it was.
+        """
+        request = item_pb2.RollbackRequest(
+            collection=collection, model=model, words_alone=words_alone, discard_writes=discard_writes
+        )
+        return Switched.of(self._call(self._admin.Rollback, request, timeout_s, repeat=False))
+
+    def backup(self, name: str, *, collection: str = "", timeout_s: float = SLOW_S) -> Backup:
+        """Writes a copy of a collection under the server's folder for backups."""
+        request = item_pb2.BackupRequest(collection=collection, name=name)
+        return Backup.of(self._call(self._admin.Backup, request, timeout_s, repeat=False))
+
     def _call(
         self,
         rpc: grpc.UnaryUnaryMultiCallable[Request, Response],
         request: Request,
         timeout_s: float | None = None,
         wait: bool = False,
+        repeat: bool = True,
     ) -> Response:
-        """Calls and, where that may help, calls again, all within the time limit."""
+        """Calls and, where that may help, calls again, all within the time limit.
+
+        repeat: whether it may be called again where it is not known what the first call has done.
+        """
         deadline = time.monotonic() + (timeout_s or self.timeout_s)
         for attempt in itertools.count():
             try:
                 return rpc(request, timeout=max(deadline - time.monotonic(), 0.001), wait_for_ready=wait)
             except grpc.RpcError as error:
-                delay_s = retry_delay_s(error, attempt)
+                delay_s = retry_delay_s(error, attempt) if repeat or pushback_s(error) is not None else None
                 if delay_s is None or time.monotonic() + delay_s >= deadline:
                     raise self._error(error) from error
             time.sleep(delay_s)

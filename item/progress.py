@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-
-from tqdm import tqdm
+from typing import Any
 
 LINE_EVERY_S = 10.0
 
@@ -17,7 +16,7 @@ class Progress:
         self.name, self.total, self.unit = name, total, unit
         self.initial = self.count = initial
         self.start = self.last_line = time.monotonic()
-        self.bar = tqdm(total=total, initial=initial, desc=name, unit=f" {unit}") if sys.stderr.isatty() else None
+        self.bar = make_bar(total=total, initial=initial, desc=name, unit=f" {unit}") if sys.stderr.isatty() else None
 
     def update(self, count: int = 1, note: str = "") -> None:
         """`count` more are done; `note` is shown behind, for instance the loss."""
@@ -41,3 +40,12 @@ class Progress:
         """Ends the bar."""
         if self.bar is not None:
             self.bar.close()
+
+
+def make_bar(**settings: Any) -> Any:
+    """A bar of tqdm; None, for lines in its place, where the client alone is installed."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(**settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,11 +23,12 @@ Outcome = Prepared | ListingError
 
 
 class ModelEngine:
-    """A preprocessor and a runner of the same model folder; see `item.engine.interface.Engine`."""
+    """A preprocessor and a runner of the same model folder; see `item.engine.interface.Engine`. For any threads."""
 
     def __init__(self, runner: Runner, preprocessor: Preprocessor, space: str, variant: str = "") -> None:
         self.runner, self.preprocessor, self.space = runner, preprocessor, space
         self.name, self.variant, self.vector_width = runner.name, variant, runner.vector_width
+        self._running = threading.Lock()
         self.readers = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare")
 
     def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
@@ -53,7 +55,8 @@ class ModelEngine:
         runner = self.runner
         vectors = np.empty((len(prepared), self.vector_width), dtype=np.float32)
         for rows in buckets(prepared, runner.num_cells, runner.token_budget, runner.packed):
-            vectors[rows] = runner.run([prepared[row] for row in rows])
+            with self._running:
+                vectors[rows] = runner.run([prepared[row] for row in rows])
         return vectors
 
     def prepare_ahead(self, listings: Sequence[Listing]) -> Iterator[tuple[int, list[Outcome]]]:

@@ -599,54 +599,106 @@ class ReloadResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
 class ReembedRequest(_message.Message):
-    __slots__ = ("collection",)
+    __slots__ = ("collection", "model", "variant", "max_rate", "catalog", "words_alone")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    MAX_RATE_FIELD_NUMBER: _ClassVar[int]
+    CATALOG_FIELD_NUMBER: _ClassVar[int]
+    WORDS_ALONE_FIELD_NUMBER: _ClassVar[int]
     collection: str
-    def __init__(self, collection: _Optional[str] = ...) -> None: ...
+    model: str
+    variant: str
+    max_rate: float
+    catalog: str
+    words_alone: bool
+    def __init__(self, collection: _Optional[str] = ..., model: _Optional[str] = ..., variant: _Optional[str] = ..., max_rate: _Optional[float] = ..., catalog: _Optional[str] = ..., words_alone: bool = ...) -> None: ...
 
 class ReembedResponse(_message.Message):
-    __slots__ = ("generation", "num_encoded", "num_products", "elapsed_s", "done")
+    __slots__ = ("generation", "num_encoded", "num_products", "elapsed_s", "done", "num_refused", "refused", "num_words_alone", "overlap_at_10", "samples")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     NUM_ENCODED_FIELD_NUMBER: _ClassVar[int]
     NUM_PRODUCTS_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_S_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    NUM_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORDS_ALONE_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_AT_10_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
     generation: str
     num_encoded: int
     num_products: int
     elapsed_s: float
     done: bool
-    def __init__(self, generation: _Optional[str] = ..., num_encoded: _Optional[int] = ..., num_products: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., done: bool = ...) -> None: ...
+    num_refused: int
+    refused: _containers.RepeatedCompositeFieldContainer[RefusedProduct]
+    num_words_alone: int
+    overlap_at_10: float
+    samples: _containers.RepeatedCompositeFieldContainer[OverlapSample]
+    def __init__(self, generation: _Optional[str] = ..., num_encoded: _Optional[int] = ..., num_products: _Optional[int] = ..., elapsed_s: _Optional[float] = ..., done: bool = ..., num_refused: _Optional[int] = ..., refused: _Optional[_Iterable[_Union[RefusedProduct, _Mapping]]] = ..., num_words_alone: _Optional[int] = ..., overlap_at_10: _Optional[float] = ..., samples: _Optional[_Iterable[_Union[OverlapSample, _Mapping]]] = ...) -> None: ...
+
+class RefusedProduct(_message.Message):
+    __slots__ = ("product_id", "reason")
+    PRODUCT_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    product_id: str
+    reason: str
+    def __init__(self, product_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class OverlapSample(_message.Message):
+    __slots__ = ("product", "overlap", "before", "after")
+    PRODUCT_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    product: Product
+    overlap: float
+    before: _containers.RepeatedCompositeFieldContainer[Product]
+    after: _containers.RepeatedCompositeFieldContainer[Product]
+    def __init__(self, product: _Optional[_Union[Product, _Mapping]] = ..., overlap: _Optional[float] = ..., before: _Optional[_Iterable[_Union[Product, _Mapping]]] = ..., after: _Optional[_Iterable[_Union[Product, _Mapping]]] = ...) -> None: ...
 
 class SwitchGenerationRequest(_message.Message):
-    __slots__ = ("collection", "generation")
+    __slots__ = ("collection", "generation", "words_alone")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    WORDS_ALONE_FIELD_NUMBER: _ClassVar[int]
     collection: str
     generation: str
-    def __init__(self, collection: _Optional[str] = ..., generation: _Optional[str] = ...) -> None: ...
+    words_alone: bool
+    def __init__(self, collection: _Optional[str] = ..., generation: _Optional[str] = ..., words_alone: bool = ...) -> None: ...
 
 class SwitchGenerationResponse(_message.Message):
-    __slots__ = ("generation", "previous_generation")
+    __slots__ = ("generation", "previous_generation", "num_encoded")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    NUM_ENCODED_FIELD_NUMBER: _ClassVar[int]
     generation: str
     previous_generation: str
-    def __init__(self, generation: _Optional[str] = ..., previous_generation: _Optional[str] = ...) -> None: ...
+    num_encoded: int
+    def __init__(self, generation: _Optional[str] = ..., previous_generation: _Optional[str] = ..., num_encoded: _Optional[int] = ...) -> None: ...
 
 class RollbackRequest(_message.Message):
-    __slots__ = ("collection",)
+    __slots__ = ("collection", "model", "words_alone", "discard_writes")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    WORDS_ALONE_FIELD_NUMBER: _ClassVar[int]
+    DISCARD_WRITES_FIELD_NUMBER: _ClassVar[int]
     collection: str
-    def __init__(self, collection: _Optional[str] = ...) -> None: ...
+    model: str
+    words_alone: bool
+    discard_writes: bool
+    def __init__(self, collection: _Optional[str] = ..., model: _Optional[str] = ..., words_alone: bool = ..., discard_writes: bool = ...) -> None: ...
 
 class RollbackResponse(_message.Message):
-    __slots__ = ("generation", "previous_generation")
+    __slots__ = ("generation", "previous_generation", "num_encoded")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    NUM_ENCODED_FIELD_NUMBER: _ClassVar[int]
     generation: str
     previous_generation: str
-    def __init__(self, generation: _Optional[str] = ..., previous_generation: _Optional[str] = ...) -> None: ...
+    num_encoded: int
+    def __init__(self, generation: _Optional[str] = ..., previous_generation: _Optional[str] = ..., num_encoded: _Optional[int] = ...) -> None: ...
 
 class BackupRequest(_message.Message):
     __slots__ = ("collection", "name")

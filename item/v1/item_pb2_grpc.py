@@ -495,21 +495,24 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Reembed(self, request, context):
-        """Encodes every product of a collection anew into a new generation, which is not searched yet.
+        """Encodes every product of a collection anew into a new generation, which is not searched yet. Goes on where it was
+        when it was cancelled or the server ended; one at a time of a collection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SwitchGeneration(self, request, context):
-        """Searches a finished generation from now on; the one before it is kept.
+        """Searches a finished generation, with its model, from now on; the one before it is kept. Products that were written
+        meanwhile are encoded first, so that no acknowledged write is lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Searches the generation before the present one again.
+        """Searches the generation before the present one again, with its model. Products that were written since the switch
+        are encoded first, so that no acknowledged write is lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -10,7 +10,7 @@ Rules that hold everywhere:
   adapter or collection, FAILED_PRECONDITION a vector of another space or a missing index, RESOURCE_EXHAUSTED a
   full queue (the trailing metadata `grpc-retry-pushback-ms` says when to come again), UNAVAILABLE a server that
   is loading or draining, or to which another process has not yet left the writing, DEADLINE_EXCEEDED work that was dropped, UNAUTHENTICATED a caller without a valid
-  token, UNIMPLEMENTED an rpc or field that this server does not offer yet.
+  token, ALREADY_EXISTS a name that is taken, UNIMPLEMENTED an rpc or field that this server does not offer yet.
 - Every vector belongs to a space, the sha256 of everything that made it. Scores are cosines, within [-1, 1].
 - A server that speaks this contract stays readable to older clients: fields are added, never renumbered.
 """
@@ -167,11 +167,17 @@ class AdminServiceStub:
     Reload: _grpc.UnaryUnaryMultiCallable[_item_pb2.ReloadRequest, _item_pb2.ReloadResponse]
     """Loads the model folder anew; the old model answers until the new one is ready."""
     Reembed: _grpc.UnaryStreamMultiCallable[_item_pb2.ReembedRequest, _item_pb2.ReembedResponse]
-    """Encodes every product of a collection anew into a new generation, which is not searched yet."""
+    """Encodes every product of a collection anew into a new generation, which is not searched yet. Goes on where it was
+    when it was cancelled or the server ended; one at a time of a collection.
+    """
     SwitchGeneration: _grpc.UnaryUnaryMultiCallable[_item_pb2.SwitchGenerationRequest, _item_pb2.SwitchGenerationResponse]
-    """Searches a finished generation from now on; the one before it is kept."""
+    """Searches a finished generation, with its model, from now on; the one before it is kept. Products that were written
+    meanwhile are encoded first, so that no acknowledged write is lost.
+    """
     Rollback: _grpc.UnaryUnaryMultiCallable[_item_pb2.RollbackRequest, _item_pb2.RollbackResponse]
-    """Searches the generation before the present one again."""
+    """Searches the generation before the present one again, with its model. Products that were written since the switch
+    are encoded first, so that no acknowledged write is lost.
+    """
     Backup: _grpc.UnaryUnaryMultiCallable[_item_pb2.BackupRequest, _item_pb2.BackupResponse]
     """Writes a consistent copy of a collection while it is being served."""
 
@@ -189,11 +195,17 @@ class AdminServiceAsyncStub(AdminServiceStub):
     Reload: _aio.UnaryUnaryMultiCallable[_item_pb2.ReloadRequest, _item_pb2.ReloadResponse]  # type: ignore[assignment]
     """Loads the model folder anew; the old model answers until the new one is ready."""
     Reembed: _aio.UnaryStreamMultiCallable[_item_pb2.ReembedRequest, _item_pb2.ReembedResponse]  # type: ignore[assignment]
-    """Encodes every product of a collection anew into a new generation, which is not searched yet."""
+    """Encodes every product of a collection anew into a new generation, which is not searched yet. Goes on where it was
+    when it was cancelled or the server ended; one at a time of a collection.
+    """
     SwitchGeneration: _aio.UnaryUnaryMultiCallable[_item_pb2.SwitchGenerationRequest, _item_pb2.SwitchGenerationResponse]  # type: ignore[assignment]
-    """Searches a finished generation from now on; the one before it is kept."""
+    """Searches a finished generation, with its model, from now on; the one before it is kept. Products that were written
+    meanwhile are encoded first, so that no acknowledged write is lost.
+    """
     Rollback: _aio.UnaryUnaryMultiCallable[_item_pb2.RollbackRequest, _item_pb2.RollbackResponse]  # type: ignore[assignment]
-    """Searches the generation before the present one again."""
+    """Searches the generation before the present one again, with its model. Products that were written since the switch
+    are encoded first, so that no acknowledged write is lost.
+    """
     Backup: _aio.UnaryUnaryMultiCallable[_item_pb2.BackupRequest, _item_pb2.BackupResponse]  # type: ignore[assignment]
     """Writes a consistent copy of a collection while it is being served."""
 
@@ -233,21 +245,27 @@ class AdminServiceServicer:
         request: _item_pb2.ReembedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_item_pb2.ReembedResponse], _abc.AsyncIterator[_item_pb2.ReembedResponse]]:
-        """Encodes every product of a collection anew into a new generation, which is not searched yet."""
+        """Encodes every product of a collection anew into a new generation, which is not searched yet. Goes on where it was
+        when it was cancelled or the server ended; one at a time of a collection.
+        """
 
     def SwitchGeneration(
         self,
         request: _item_pb2.SwitchGenerationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_item_pb2.SwitchGenerationResponse, _abc.Awaitable[_item_pb2.SwitchGenerationResponse]]:
-        """Searches a finished generation from now on; the one before it is kept."""
+        """Searches a finished generation, with its model, from now on; the one before it is kept. Products that were written
+        meanwhile are encoded first, so that no acknowledged write is lost.
+        """
 
     def Rollback(
         self,
         request: _item_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_item_pb2.RollbackResponse, _abc.Awaitable[_item_pb2.RollbackResponse]]:
-        """Searches the generation before the present one again."""
+        """Searches the generation before the present one again, with its model. Products that were written since the switch
+        are encoded first, so that no acknowledged write is lost.
+        """
 
     def Backup(
         self,
