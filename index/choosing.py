@@ -27,6 +27,7 @@ LINK_BYTES, ID_BYTES = 8.5, 8  # of a link of the graph, its share of higher lev
 DEPTHS = (10, 16, 40, 160, 640)  # neighbours that a search is tuned for
 SHALLOW, FEWER = 16, 4  # beyond so many, every fourth query tells enough: an error of a search has less weight there
 CANDIDATES = (1.6, 2, 3, 4, 8, 16)  # times the depth, that are tried
+AT_ONCE = 256  # queries searched exactly together
 HOPEFUL, GAIN = 0.9, 0.001  # above that recall, twice the effort has to bring so much more of it
 
 
@@ -145,6 +146,10 @@ def tried(
 def nearest_of(rows: Rows, vectors: Vectors, queries: Vectors, count: int) -> Rows:
     """(Q, count) of some rows of (n, D) those nearest to each query, the best first."""
     wanted = np.isin(np.arange(len(vectors)), rows)
-    _, found = nearest(queries, vectors, min(len(vectors), count + len(vectors) - len(rows)))
-    order = np.argsort(~wanted[found], axis=1, kind="stable")[:, : min(count, len(rows))]
-    return np.take_along_axis(found, order, axis=1)
+    fetch, count = min(len(vectors), count + len(vectors) - len(rows)), min(count, len(rows))
+    found = []
+    for start in range(0, len(queries), AT_ONCE):  # of what is fetched, most is not kept
+        _, near = nearest(queries[start : start + AT_ONCE], vectors, fetch)
+        order = np.argsort(~wanted[near], axis=1, kind="stable")[:, :count]
+        found.append(np.take_along_axis(near, order, axis=1))
+    return np.concatenate(found)
