@@ -10,6 +10,7 @@ order-<sha256>.npy       the row of each of its places
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import faiss
 import numpy as np
@@ -91,7 +92,8 @@ def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Cho
             rows_in_order = rearrange(built, rows_in_order, places)
         faiss.write_index(built, str(index))
         with order.open("wb") as file:
-            np.save(file, rows_in_order.astype(np.int32))
+            write_header(file, (count,), np.int32)
+            file.write(rows_in_order.astype(np.int32).tobytes())
         written += [index, order]
     return SegmentInfo(
         last_key=frozen.last_key(),
@@ -107,9 +109,7 @@ def write_rows(frozen: FrozenTruth, first_key: int, vectors: Path, rows: Path, w
     """Writes vectors, words, and keys, ids and attributes, block by block. Returns the number of products."""
     columns, keys, ids = Columns(), [], []
     with vectors.open("wb") as file, WordsWriter(words) as writer_of_words:
-        header = np.lib.format.header_data_from_array_1_0(np.empty((0, frozen.truth.about.vector_width), np.float32))
-        header["shape"] = (frozen.count(first_key), frozen.truth.about.vector_width)
-        np.lib.format.write_array_header_1_0(file, header)
+        write_header(file, (frozen.count(first_key), frozen.truth.about.vector_width), np.float32)
         for block_keys, products, block in frozen.blocks(first_key):
             file.write(block.tobytes())
             columns.append(products)
@@ -122,6 +122,12 @@ def write_rows(frozen: FrozenTruth, first_key: int, vectors: Path, rows: Path, w
     with pa.OSFile(str(rows), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     return table.num_rows
+
+
+def write_header(file: IO[bytes], shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    """Begins a .npy file, whose content is still to be written."""
+    header = np.lib.format.header_data_from_array_1_0(np.empty(0, dtype))
+    np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
 
 
 def name_by_content(path: Path) -> tuple[str, FileDigest]:
