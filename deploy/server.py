@@ -277,7 +277,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return engine, collections
 
     try:
-        limits = Limits(max_inputs=args.max_inputs, max_k=args.max_k, max_message_bytes=args.max_message_mib * MIB)
+        limits = Limits(
+            max_inputs=args.max_inputs,
+            max_k=args.max_k,
+            max_message_bytes=args.max_message_mib * MIB,
+            max_window=max(Limits().max_window, args.max_k),
+        )
         config = ServerConfig(
             host=args.host,
             port=args.port,

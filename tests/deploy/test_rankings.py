@@ -14,6 +14,7 @@ from deploy.handlers import Handlers, Limits
 from index.product import Product
 from index.store import Store
 from item.engine.interface import Engine
+from item.errors import ConfigError
 from item.v1 import item_pb2
 from tests.deploy.serving import shop
 
@@ -132,3 +133,8 @@ def test_letters_find_what_vectors_do_not(handlers: Handlers, store: Store) -> N
     request = item_pb2.SearchRequest(queries=[item_pb2.Query(parts=parts, lexical_weight=0.6)])
     (result,) = handlers.search(request, "test", Deadline()).results
     assert ids(result)[0] == far
+
+
+def test_a_window_holds_a_page() -> None:
+    with pytest.raises(ConfigError, match="max_window: 3 is below max_k, 5"):
+        Limits(max_k=5, max_window=3)
