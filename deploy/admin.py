@@ -30,7 +30,7 @@ from index.generations import NAME, Generations, read_generations
 from index.overlap import Sample
 from index.pictures import Pictures
 from index.product import Product
-from index.reembed import ChangeOver, Progress, Reencoder, RefusedError, reembed
+from index.reembed import ChangeOver, Progress, Reencoder, RefusedError, is_finished, reembed
 from index.store import Store
 from index.truth import About, Truth, read_level
 from item.catalog.reader import find_files
@@ -188,8 +188,7 @@ class AdminHandlers:
             raise PreconditionError("generation", f"{name!r} is the one before; call Rollback to return to it")
         if name != there.coming:
             raise NotFoundError("generation", f"{name!r} is not there; {known(there)}")
-        level = read_level(store.folder / name)
-        if level is None or not level.complete:
+        if not is_finished(store.folder / name):
             raise PreconditionError(
                 "generation", f"{name!r} is not finished; call Reembed again, which goes on with it"
             )

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -36,27 +37,43 @@ ROWS_AT_ONCE = 256  # of a Parquet file: few, since each may carry its picture
 COLUMNS = ("product_id", "image", "images")
 
 
-def keep_pictures(collection: Path, pictures: Mapping[str, bytes]) -> None:
-    """Keeps the encoded pictures of products that were just written, by id, in place of earlier ones.
+class KeptPictures:
+    """The pictures that came with writes to a collection; one process at a time adds to them."""
 
-    It is not the truth: what cannot be written is logged, and missing when it is needed.
-    """
-    folder = collection / KEPT
-    try:
-        folder.mkdir(exist_ok=True)
-        room = MAX_KEPT_BYTES - sum(entry.stat().st_size for entry in os.scandir(folder))
-        for product_id, data in pictures.items():
-            path = kept_path(collection, product_id)
-            path.unlink(missing_ok=True)  # whatever happens, an earlier one would be wrong
-            room -= len(data)
-            if room < 0:
-                logger.warning("%s: is full; the picture of %r is not kept", folder, product_id)
-                continue
-            beside = path.with_name(f"{path.name}{BESIDE}")
-            beside.write_bytes(data)
-            beside.replace(path)
-    except OSError as error:
-        logger.warning("%s: pictures cannot be kept (%s)", folder, error)
+    def __init__(self, collection: Path) -> None:
+        self.collection = collection
+        self._num_bytes: int | None = None  # None: not counted yet
+        self._lock = threading.Lock()
+
+    def keep(self, pictures: Mapping[str, bytes]) -> None:
+        """Keeps the encoded pictures of products that were just written, by id, in place of earlier ones.
+
+        They are not the truth: what cannot be written is logged, and missing when it is needed.
+        """
+        folder = self.collection / KEPT
+        with self._lock:
+            try:
+                folder.mkdir(exist_ok=True)
+                if self._num_bytes is None:
+                    self._num_bytes = sum(entry.stat().st_size for entry in os.scandir(folder))
+                for product_id, data in pictures.items():
+                    self._num_bytes += self._replace(kept_path(self.collection, product_id), product_id, data)
+            except OSError as error:
+                self._num_bytes = None
+                logger.warning("%s: pictures cannot be kept (%s)", folder, error)
+
+    def _replace(self, path: Path, product_id: str, data: bytes) -> int:
+        """Writes a picture where there is room; returns by how many bytes the folder has grown."""
+        assert self._num_bytes is not None
+        before = path.stat().st_size if path.exists() else 0
+        path.unlink(missing_ok=True)  # whatever happens, an earlier one would be wrong
+        if self._num_bytes - before + len(data) > MAX_KEPT_BYTES:
+            logger.warning("%s: is full; the picture of %r is not kept", path.parent, product_id)
+            return -before
+        beside = path.with_name(f"{path.name}{BESIDE}")
+        beside.write_bytes(data)
+        beside.replace(path)
+        return len(data) - before
 
 
 def remove_kept(collection: Path) -> None:

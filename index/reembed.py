@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from index.overlap import Overlap, measure_overlap
 from index.pictures import Pictures
 from index.product import Product
 from index.store import Store, flush_folders, write_segments
-from index.truth import AT_ONCE, About, Followed, Keys, Level, Truth
+from index.truth import AT_ONCE, About, Followed, Keys, Level, Truth, read_level
 from item.catalog.listing import Listing
 from item.engine.interface import Engine
 from item.errors import ItemError, ListingError, StoreError
@@ -71,14 +71,15 @@ class Reencoder:
                     kept.append((key, product))
                 except ListingError as error:
                     again.append((key, product, error))
-            result = self.engine.encode(listings)
-            lengths = np.linalg.norm(result.vectors, axis=1)
-            for place, ((key, product), usable) in enumerate(zip(kept, is_unit(lengths), strict=True)):
-                if usable:
-                    encoded.append((key, product, result.vectors[place]))
-                else:
-                    odd = ListingError("row", f"its vector has length {lengths[place]}, not 1")
-                    again.append((key, product, result.refused.get(place, odd)))
+            if kept:
+                result = self.engine.encode(listings)
+                lengths = np.linalg.norm(result.vectors, axis=1)
+                for place, ((key, product), usable) in enumerate(zip(kept, is_unit(lengths), strict=True)):
+                    if usable:
+                        encoded.append((key, product, result.vectors[place]))
+                    else:
+                        odd = ListingError("row", f"its vector has length {lengths[place]}, not 1")
+                        again.append((key, product, result.refused.get(place, odd)))
             pending = [(key, bare) for key, product, error in again if (bare := self.without_picture(product, error))]
         return sorted(encoded, key=lambda one: one[0])
 
@@ -291,6 +292,7 @@ class ChangeOver:
         self.store, self.name, self.reencoder = store, name, reencoder
         self.num_encoded = 0
         self._other: Store | None = None
+        self._held = ExitStack()
 
     def prepare(self) -> None:
         """All of the work but what is written in the last moment. Raises StoreError, RefusedError."""
@@ -304,6 +306,7 @@ class ChangeOver:
             self._follow(target, write)
             write_missing_segments(self.store, folder, target)
         self._other = self.store.beside(self.name)
+        self._held.enter_context(self.store.resting())  # a merge may take minutes, in which writes must not wait
         self._follow(self._other.truth, self._other.follow)
 
     def finish(self) -> Store:
@@ -327,6 +330,7 @@ class ChangeOver:
 
     def close(self) -> None:
         """Gives up what was prepared and not finished."""
+        self._held.close()
         if self._other is not None:
             self._other.close()
 
@@ -364,6 +368,12 @@ def write_missing_segments(store: Store, folder: Path, truth: Truth) -> None:
     """Makes the segments of a generation that has none."""
     if not (folder / MANIFEST).exists() and truth.count():
         write_segments(folder, truth, (), store.choice)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a generation has been level with its source once, whatever was written or refused since."""
+    level = read_level(folder)
+    return level is not None and (level.complete or (folder / MANIFEST).exists())
 
 
 def chunks(keys: Keys, size: int) -> Iterator[Keys]:

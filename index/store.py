@@ -38,7 +38,7 @@ from index.generations import CURRENT, new_generation, read_generations, remove_
 from index.lease import Lease
 from index.manifest import Manifest, SegmentInfo, read_manifest, write_manifest
 from index.memory import Memory, View
-from index.pictures import keep_pictures, remove_kept
+from index.pictures import KeptPictures, remove_kept
 from index.planner import Plan
 from index.product import Product
 from index.ranking import NO_GROUPS, Query, Ranked, Ranking
@@ -96,6 +96,7 @@ class Store:
         self._lease = lease
         self._borrowed = generation is not None  # the lease
         self._only = generation  # it is this one whatever counts
+        self._kept_pictures = KeptPictures(folder)
         self._truth: Truth
         self._memory: Memory
         self._opened = self._closed = False
@@ -382,13 +383,19 @@ class Store:
         return Store(self.folder, self._lease, self.upkeep, self.choice, generation)
 
     @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Waits for a merge or a backup that runs, and holds further ones back meanwhile; searches and writes go on."""
+        with self._maintaining:
+            yield
+
+    @contextmanager
     def giving_way(self, other: Store) -> Iterator[None]:
-        """Holds writes and upkeep back meanwhile; then lets `other`, opened by `beside`, count and write.
+        """Holds writes back meanwhile; then lets `other`, opened by `beside`, count and write. Only while `resting`.
 
         This store stays open to read its own generation; it is for the caller to close. Raises StoreError, and nothing
         has changed.
         """
-        with self._maintaining, self._writing:
+        with self._writing:
             self._check_open()
             if self._lease is None:
                 raise ReadOnlyError(f"{self.folder}: is open to read; open it to write")
@@ -397,13 +404,16 @@ class Store:
             other._borrowed, other._only = False, None
             self._lease, self._only = None, self._generation
         other._start_upkeep()
-        remove_others(self.folder, generations)
+        try:
+            remove_others(self.folder, generations)
+        except OSError as error:  # it is switched all the same; the next one who opens it tries again
+            logger.warning("%s: an earlier generation cannot be removed (%s)", self.folder, error)
         remove_kept(self.folder)
 
     def keep_pictures(self, pictures: Mapping[str, bytes]) -> None:
         """Keeps pictures of products, by id, for as long as another generation may need them (index.pictures)."""
         if pictures and (read_generations(self.folder).coming or self._can_go_back):
-            keep_pictures(self.folder, pictures)
+            self._kept_pictures.keep(pictures)
 
     @cached_property
     def _can_go_back(self) -> bool:
@@ -528,7 +538,8 @@ class Store:
                 replaced.close()
         if self.writable:
             remove_unnamed(path, manifest)
-            remove_others(self.folder, read_generations(self.folder))
+            if not self._borrowed:
+                remove_others(self.folder, read_generations(self.folder))
 
     def _load(self, path: Path, truth: Truth) -> tuple[Manifest, Memory]:
         """A generation's segments and what was written after them; who may write makes damaged segments again."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from deploy.errors import PreconditionError
 from deploy.handlers import Handlers, Limits
 from deploy.server import Server
 from index.generations import read_generations
+from index.pictures import remove_kept
 from index.store import Store
 from item.catalog.listing import Listing, Picture
 from item.cli import main
@@ -192,6 +195,56 @@ def test_it_goes_on_where_it_was(
         collections.close()
     titles = Counter(title for call in recording.calls for title in call)
     assert titles == Counter(one.title for one in shop())
+
+
+def test_what_a_refused_switch_names_as_the_way_out(
+    client: Client, server: Server, new_model: Path, catalog: Path
+) -> None:
+    assert reembed(client, new_model, catalog).done
+    client.upsert([Listing(product_id="tea", title="green tea", images=(Picture(data=png("#0f0")),))])
+    store = server.collections["default"]
+    assert isinstance(store, Store)
+    remove_kept(store.folder)
+    with pytest.raises(
+        ServiceError, match=r"FAILED_PRECONDITION: words_alone: 1 products .* 'tea'.* or set words_alone"
+    ):
+        client.switch_generation()
+    assert client.switch_generation(words_alone=True).num_encoded == 1
+    assert client.search(text="green tea", k=1)[0].hits
+
+
+def test_writes_do_not_wait_for_a_merge_that_a_switch_waits_for(
+    client: Client, server: Server, new_model: Path, catalog: Path
+) -> None:
+    assert reembed(client, new_model, catalog).done
+    store = server.collections["default"]
+    assert isinstance(store, Store)
+    with ThreadPoolExecutor(1) as threads:
+        with store.resting():  # as a merge or a backup does
+            switching = threads.submit(client.switch_generation)
+            time.sleep(0.5)
+            client.upsert([item_pb2.Product(product_id="tea", title="green tea")])
+            assert client.search(text="green tea", k=1)[0].hits
+            assert not switching.done()
+        assert switching.result(20).num_encoded == 1
+    assert client.product("tea").title == "green tea"
+
+
+def test_after_a_restart_the_model_that_was_switched_to_serves(
+    hosting: Hosting, served_engine: Engine, new_engine: Engine, new_model: Path, catalog: Path, tmp_path: Path
+) -> None:
+    """With the command line of before: --model names the old one."""
+    write_index(tmp_path / "index", served_engine, shop())
+    for attempt in range(2):
+        server = hosting.serve(served_engine, tmp_path / "index", device="cpu")
+        with Client(f"127.0.0.1:{server.port}", timeout_s=30) as client:
+            if attempt == 0:
+                assert reembed(client, new_model, catalog).done
+                client.switch_generation()
+            (found,) = client.search(text="red mug", k=3)
+            assert (found.space, client.info().space) == (new_engine.space, new_engine.space)
+            assert client.embed(["red mug"]).space == new_engine.space
+        hosting.run(server.stop())
 
 
 def test_backups(client: Client, tmp_path: Path) -> None:
