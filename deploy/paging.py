@@ -41,9 +41,11 @@ class Page:
 
 def page_of(query: item_pb2.Query, collection: str, k: int, field: str) -> Page:
     """The page that a query asks for. Raises InvalidRequestError for a token that is none, or of another query."""
-    asked = item_pb2.Query()
-    asked.CopyFrom(query)
-    asked.ClearField("page_token")
+    asked = query
+    if query.page_token:
+        asked = item_pb2.Query()
+        asked.CopyFrom(query)
+        asked.ClearField("page_token")
     content = asked.SerializeToString(deterministic=True) + f"{k} {collection}".encode()
     first = Page(query=hashlib.sha256(content).hexdigest()[:16])
     if not query.page_token:

@@ -41,7 +41,7 @@ class View:
     fresh: Vectors
     fresh_ids: list[str]
     fresh_words: FreshWords
-    reworded: frozenset[int]
+    reworded: Rows
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,8 +89,8 @@ class View:
 
     def worded_by_segment(self, first: int, num_rows: int, allowed: Mask | None) -> Mask | None:
         """(num_rows,) allowed rows of a segment whose words it knows; None: all of them."""
-        reworded = [row - first for row in self.reworded if first <= row < first + num_rows]
-        if not reworded:
+        reworded = self.reworded[(self.reworded >= first) & (self.reworded < first + num_rows)] - first
+        if not len(reworded):
             return None if allowed is None else allowed[first : first + num_rows]
         part = np.ones(num_rows, dtype=bool) if allowed is None else allowed[first : first + num_rows].copy()
         part[reworded] = False
@@ -124,7 +124,7 @@ class Memory:
         self._fresh = Grown(np.empty((0, width), dtype=np.float32))
         self._fresh_ids: list[str] = []
         self._fresh_words = FreshWords()
-        self._reworded: set[int] = set()  # rows of segments that got other words since
+        self._reworded = Grown(np.empty(0, np.int64))  # rows of segments that got other words since
 
     def __len__(self) -> int:
         return len(self._keys.values) - self.num_dead
@@ -178,7 +178,7 @@ class Memory:
             fresh=self._fresh.values,
             fresh_ids=self._fresh_ids,
             fresh_words=self._fresh_words,
-            reworded=frozenset(self._reworded),
+            reworded=self._reworded.values,
         )
 
     def mask(self, condition: Filter) -> Mask:
@@ -195,7 +195,7 @@ class Memory:
         if self.columns.texts(row) != before:
             self._fresh_words.add(row, product)
             if row < self.num_segment_rows:
-                self._reworded.add(row)
+                self._reworded.append(np.array([row]))
 
     def _row(self, key: int) -> int | None:
         keys = self._keys.values
