@@ -5,7 +5,7 @@ what both have with other listings (CSLS, Conneau et al. 2018): s = (r_w + r_p) 
 cosine of the words with the 10 pictures of other products that suit them best, and r_p of the picture with the words of
 others. s is high where other listings suit better than the own one does. It is scored as a robust z, (s - median) /
 (1.4826 MAD), and listed above 3.5 (Iglewicz and Hoaglin 1993). LEMoN (Zhang et al. 2025) adds neighbours within one
-modality; on our catalogues that made no clear difference.
+modality; that was better on one of our catalogues and worse on another.
 
 A model agrees with what it has learned from: among listings of the split train s is lower by several deviations than
 among others. So median and MAD are taken of either by itself.

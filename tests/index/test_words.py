@@ -114,7 +114,7 @@ def test_scores_are_bm25(tmp_path: Path, products: list[Product], text: str, cou
 def test_common_words_add_to_the_scores_of_rows_with_rarer_ones(
     tmp_path: Path, products: list[Product], text: str, count: int, max_rows: int
 ) -> None:
-    """As in a large segment: no score is above the whole one, and rows with the rarest word come back first."""
+    """As in a large segment: no score is above the whole one, and as many rows come back as have the rarest word."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index.words, "COMMON_ROWS", 0)
         patch.setattr(index.words, "MAX_ROWS", max_rows)
