@@ -27,12 +27,12 @@ import numpy.typing as npt
 
 from benchmarks.drawn_vectors import Clusters, Vectors
 from benchmarks.report import Result, write_report
-from benchmarks.search import BATCH, WIDTH, K, batches, build
+from benchmarks.search import BATCH, WIDTH, K, batches, build, open_untouched
 from index.approximate import Lists
 from index.exact import nearest
 from index.filters import Filter, In, Range
 from index.planner import Plan
-from index.store import Store, Upkeep
+from index.store import Store
 
 PACKAGES = ("faiss-cpu", "numpy")
 SHARES = (0.5, 0.1, 0.01, 0.001)
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not folder.exists():
             build(folder, count).close()
         vectors = np.concatenate([block for block, _ in clusters.draw(count, seed=0)])
-        with Store.open(folder, writable=True, upkeep=Upkeep(background=False)) as store:
+        with open_untouched(folder, count) as store:
             for case in cases(clusters, count):
                 results += measure(store, case, vectors, queries, repeats, f"{count:,} rows of {WIDTH}")
     recalls = [one.value for one in results if one.metric == "filter_recall"]

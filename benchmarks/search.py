@@ -70,6 +70,19 @@ def build(folder: Path, count: int) -> Store:
     return Store.create(folder, About(space="5" * 64, vector_width=WIDTH), products(count, clusters))
 
 
+def open_untouched(folder: Path, count: int) -> Store:
+    """A store that `build` made and that nobody has written to since: its rows are those that are compared with it."""
+    store = Store.open(folder, writable=True, upkeep=Upkeep(background=False))
+    view = store._memory.view()
+    if not (view.alive is None and len(view) == view.num_segment_rows == count):
+        store.close()
+        raise SystemExit(
+            f"--store: {folder} was written to (writes are measured in it last) or has not {count:,} rows;"
+            " remove it, and benchmarks.filters makes it again"
+        )
+    return store
+
+
 def batches(queries: Vectors) -> list[Vectors]:
     """32 queries each."""
     return [queries[start : start + BATCH] for start in range(0, len(queries), BATCH)]
@@ -223,7 +236,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="30,000 rows")
     parser.add_argument("--rows", type=int, default=1_000_000, help="products (%(default)s)")
     parser.add_argument("--peers", metavar="PYTHON", help="of an environment with hnswlib and qdrant-edge-py")
-    parser.add_argument("--store", type=Path, help="one that benchmarks.filters has left; sizes are not measured then")
+    parser.add_argument(
+        "--store", type=Path, help="one that benchmarks.filters has left; it is written to, sizes are not measured"
+    )
     parser.add_argument("--build", nargs=2, metavar=("ROWS", "DIR"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.build:
@@ -241,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             results = sizes([count] if arguments.quick else [count // 10, count // 3, count], folder)
         vectors = np.concatenate([block for block, _ in clusters.draw(count, seed=0)])
         write_report("search", results, PACKAGES, arguments.json)  # the rest takes long
-        with Store.open(store_folder, writable=True, upkeep=Upkeep(background=False)) as store:
+        with open_untouched(store_folder, count) as store:
             results += against_bare(store, vectors, queries, 3 if arguments.quick else 9, where)
             results += writes(store, clusters, count, 10 if arguments.quick else 50, where)
         write_report("search", results, PACKAGES, arguments.json)  # peers take longest
