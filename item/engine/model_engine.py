@@ -45,8 +45,8 @@ class ModelEngine:
         with_features: bool = False,
     ) -> Encoded:
         """Vectors of listings; see `item.engine.interface.Engine`."""
-        for_all = adapter is None or isinstance(adapter, str)
-        rotations = self._rotations([adapter] * len(listings) if for_all else adapter, len(listings))
+        names = [adapter] * len(listings) if adapter is None or isinstance(adapter, str) else adapter
+        rotations = self._rotations(names, len(listings))
         outputs = self._outputs(len(listings), ["vectors", "features"] if with_features else ["vectors"])
         refused: dict[int, ListingError] = {}
         prepare_s = encode_s = 0.0

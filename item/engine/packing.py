@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from item.adapters.adapter import Array
 from item.adapters.bank import Rotations
 from item.preprocessing.prepared import Prepared
 
@@ -84,10 +85,13 @@ def title_length(ids: npt.NDArray[np.int32], sep_id: int) -> int:
     return int(np.argmax(ids == sep_id)) + 1 if len(ids) else 0
 
 
-def complex_tables(rotations: Rotations) -> dict[str, Floats]:
-    """The adapters' tables as the layers' graph takes them: z -> t z + conj(m z) for each pair of outputs z = h_1 + i h_2,
-    where R h = (R1_1 h_1 - R2_1 h_2, R1_2 h_2 + R2_2 h_1). t: (A, S / 2); m: likewise, or (0, S / 2) where all is 0."""
-    tables = {}
+def complex_tables(rotations: Rotations) -> dict[str, Array]:
+    """The adapters' tables as the layers' graph takes them: R h = t z + conj(m z) for each pair z = h_1 + i h_2.
+
+    R h = (R1_1 h_1 - R2_1 h_2, R1_2 h_2 + R2_2 h_1), so that t + m = R1_1 + i R2_1 and t - m = R1_2 + i R2_2.
+    t: (A, S / 2). m: likewise, or (0, S / 2) where all of it is 0.
+    """
+    tables: dict[str, Array] = {}
     for part, r in (("re", rotations.r1), ("im", rotations.r2)):
         first, second = r[:, 0::2], r[:, 1::2]
         if rotations.paired:

@@ -70,8 +70,7 @@ def rotated(model: ITEm, r1: Tensor, r2: Tensor) -> Iterator[None]:
     """Within, each linear layer's outputs are rotated, R1 h + R2 rot(h), by each listing's columns of (B, S)."""
 
     def turn(place: slice, module: nn.Module, inputs: tuple[Tensor, ...], h: Tensor) -> Tensor:
-        first, second = h.unflatten(-1, (-1, 2)).unbind(-1)
-        turned = torch.stack([-second, first], dim=-1).flatten(-2)
+        turned = torch.stack([-h[..., 1::2], h[..., 0::2]], dim=-1).flatten(-2)
         return torch.addcmul(h * r1[:, None, place].to(h.dtype), turned, r2[:, None, place].to(h.dtype))
 
     handles = [

@@ -229,11 +229,11 @@ class LayersGraph:
             conjugate = g("Mul", product("mirror"), signs, name=f"{name}.conjugate")
             return str(g("Add", turned, conjugate, name=f"{name}.both"))
 
+        def alone() -> str:
+            return str(g("Identity", turned, name=f"{name}.alone"))
+
         turned = product("turn")
-        both = g.choose(
-            "mirrors", mirrored, lambda: str(g("Identity", turned, name=f"{name}.alone")), f"{name}.rotated"
-        )
-        return str(g("Reshape", both, g.ints(-1, width)))
+        return str(g("Reshape", g.choose("mirrors", mirrored, alone, f"{name}.rotated"), g.ints(-1, width)))
 
     def pool(self, x: str) -> None:
         """(n, D), text alone: gives out [CLS]'s states and the words' means."""

@@ -52,8 +52,8 @@ class GraphBuilder:
         return self.constant("ints_" + "_".join(map(str, values)), np.array(values, dtype=np.int64))
 
     def choose(self, condition: str, then: Callable[[], str], otherwise: Callable[[], str], name: str) -> str:
-        """Adds a node that runs one of two ways, each of at least one node, to a float value. Their nodes must be named:
-        names are counted anew within them."""
+        """Adds a node that runs one of two ways to a float value, each of at least one node. Nodes within them must be
+        given names: others are counted anew there."""
         branches = {}
         for branch, write in {"then_branch": then, "else_branch": otherwise}.items():
             outside, self.nodes = self.nodes, []
