@@ -1,7 +1,7 @@
 """Adapters: what a batch in which every listing has its own costs, against the same engine without adapters.
 
-    python -m benchmarks.adapters --json FILE --quick                       under a minute on two cores
-    python -m benchmarks.adapters --json benchmarks/results/adapters.json   some minutes
+    python -m benchmarks.adapters --json FILE --quick                       the smallest shape alone
+    python -m benchmarks.adapters --json benchmarks/results/adapters.json   small and base
 
 32 listings of words, of one length and of mixed lengths, with 1, 4, 16 and 32 different RoAd_1 adapters on all linear
 layers. `mixed_vs_base_WIDTH`: the speed of the engine with adapters over its speed without; in float32, in 8 bits, and
