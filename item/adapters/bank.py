@@ -15,6 +15,8 @@ from item.adapters.files import names_of, read_adapter
 from item.errors import ConfigError, ModelError
 from item.model.config import ItemConfig
 
+Named = str | Adapter | None  # an adapter by name, as it is in the bank then; or as `get` gave it out; None: none
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rotations:
@@ -39,7 +41,7 @@ class Bank:
 
     def __init__(self, model: Path, config: ItemConfig, model_space: str, capacity: int = 64) -> None:
         if capacity < 1:
-            raise ConfigError(f"capacity: {capacity} must be at least 1")
+            raise ConfigError(f"capacity: {capacity} is below 1")
         self.model, self.config, self.model_space, self.capacity = model, config, model_space, capacity
         self._named = set(names_of(model))
         self._memory: OrderedDict[str, Adapter] = OrderedDict()  # the one asked for longest ago first
@@ -69,6 +71,26 @@ class Bank:
                 return adapter
             return self._read(name)
 
+    def look_at(self, name: str) -> Adapter:
+        """An adapter as it is in memory, or else in the folder, whether it may be named or not; changes nothing.
+
+        Raises:
+            ModelError: see `item.adapters.files.read_adapter`.
+        """
+        with self._state:
+            adapter = self._memory.get(name)
+        return adapter or read_adapter(self.model, name, self.config, self.model_space)
+
+    def preload(self) -> dict[str, ModelError]:
+        """Reads those that may be named into memory, as many as it takes. Returns why some cannot be read."""
+        faults: dict[str, ModelError] = {}
+        for name in self.names()[: self.capacity]:
+            try:
+                self.get(name)
+            except ModelError as error:
+                faults[name] = error
+        return faults
+
     def load(self, name: str) -> Adapter:
         """Reads an adapter anew from the folder and lets it be named. Where it cannot be read, all stays as it was.
 
@@ -89,21 +111,21 @@ class Bank:
             self._named.discard(name)
             self._memory.pop(name, None)
 
-    def rotations(self, names: Sequence[str | None]) -> Rotations:
-        """What rotates N listings with the adapters of these names (None: the model alone). Later changes of the bank
-        do not reach it.
+    def rotations(self, named: Sequence[Named]) -> Rotations:
+        """What rotates N listings with these adapters (None: the model alone). Later changes of the bank do not reach
+        it.
 
         Raises:
             ModelError: as `get`.
         """
-        used = list(dict.fromkeys(name for name in names if name is not None))
-        adapters = [self.get(name) for name in used]
-        row_of: dict[str | None, int] = {None: 0, **{name: 1 + row for row, name in enumerate(used)}}
+        used = list(dict.fromkeys(one for one in named if one is not None))
+        adapters = [self.get(one) if isinstance(one, str) else one for one in used]
+        row_of: dict[Named, int] = {None: 0, **{one: 1 + row for row, one in enumerate(used)}}
         r1 = np.ones((1 + len(used), num_rotations(self.config)), dtype=np.float32)
         r2 = np.zeros_like(r1)
         for row, adapter in enumerate(adapters, start=1):
             r1[row], r2[row] = adapter.r1, adapter.r2
-        rows = np.array([row_of[name] for name in names], dtype=np.int64)
+        rows = np.array([row_of[one] for one in named], dtype=np.int64)
         for array in (r1, r2, rows):
             array.setflags(write=False)
         return Rotations(r1=r1, r2=r2, rows=rows, paired=all(adapter.method == "road_1" for adapter in adapters))

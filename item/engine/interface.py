@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from item.adapters.bank import Bank, Rotations
+from item.adapters.bank import Bank, Named, Rotations
 from item.catalog.listing import Listing
 from item.errors import ListingError
 from item.preprocessing.prepared import Prepared
@@ -48,14 +48,14 @@ class Engine(Protocol):
     def encode(
         self,
         listings: Sequence[Listing],
-        adapter: str | Sequence[str | None] | None = None,
+        adapter: Named | Sequence[Named] = None,
         *,
         with_features: bool = False,
     ) -> Encoded:
         """Vectors of listings. A listing that cannot be read is refused alone.
 
         Args:
-            adapter: the name of one for all listings, or one for each; None: the model alone.
+            adapter: one for all listings, or one for each, by name or as `Bank.get` gave it; None: the model alone.
             with_features: whether `Encoded.features` are given too.
 
         Raises:
@@ -63,12 +63,16 @@ class Engine(Protocol):
         """
         ...
 
-    def encode_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[str | None] | None = None) -> Vectors:
-        """(N, D) float32 of unit norm from listings already made ready (batch jobs prepare in other processes), each
-        with the adapter of that name. Raises ModelError as `encode`."""
+    def prepare_all(self, listings: Sequence[Listing]) -> list[Prepared | ListingError]:
+        """Each listing made ready, in threads, or why it is refused."""
         ...
 
-    def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[str | None] | None = None) -> Vectors:
+    def encode_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
+        """(N, D) float32 of unit norm from listings already made ready (batch jobs prepare in other processes), each
+        with its adapter. Raises ModelError as `encode`."""
+        ...
+
+    def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
         """(N, F) float32, as `encode_prepared`: `Encoded.features` of listings already made ready."""
         ...
 

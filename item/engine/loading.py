@@ -22,7 +22,11 @@ FULL_PRECISION = "fp32"  # the variant that computes what the model does
 
 
 def load_engine(
-    folder: str | Path, device: str = "auto", num_threads: int | None = None, variant: str | None = None
+    folder: str | Path,
+    device: str = "auto",
+    num_threads: int | None = None,
+    variant: str | None = None,
+    num_adapters: int = 64,
 ) -> Engine:
     """Loads a model folder for inference.
 
@@ -32,10 +36,11 @@ def load_engine(
         num_threads: threads of one encoding on the CPU; None leaves it to the runtime: one for each core.
         variant: a variant that `deploy.export` made, or "torch" for the model as it is. None chooses full precision:
             on a CPU the variant fp32 where it was exported, else torch.
+        num_adapters: adapters that are kept in memory, at least 1 (item.adapters.bank.Bank).
 
     Raises:
         ModelError: the folder or the variant cannot be loaded, or they do not belong together.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or `num_adapters` is below 1.
     """
     folder = resolve_folder(folder)
     config, preprocessor = ItemConfig.load(folder), Preprocessor.from_pretrained(folder)
@@ -45,7 +50,7 @@ def load_engine(
         exported = device == "cpu" and FULL_PRECISION in names_of(folder) and find_spec("onnxruntime") is not None
         variant = FULL_PRECISION if exported else "torch"
     space = space_of_folder(folder, config, preprocessor)
-    adapters = Bank(folder, config, space)
+    adapters = Bank(folder, config, space, num_adapters)
     runner: Runner
     if variant == "torch":
         from item.engine.torch_runner import TorchRunner

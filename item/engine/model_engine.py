@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from item.adapters.bank import Bank, Rotations
+from item.adapters.adapter import Adapter
+from item.adapters.bank import Bank, Named, Rotations
 from item.catalog.listing import Listing
 from item.engine.batching import buckets
 from item.engine.interface import Encoded, Runner, Vectors
@@ -40,13 +41,13 @@ class ModelEngine:
     def encode(
         self,
         listings: Sequence[Listing],
-        adapter: str | Sequence[str | None] | None = None,
+        adapter: Named | Sequence[Named] = None,
         *,
         with_features: bool = False,
     ) -> Encoded:
         """Vectors of listings; see `item.engine.interface.Engine`."""
-        names = [adapter] * len(listings) if adapter is None or isinstance(adapter, str) else adapter
-        rotations = self._rotations(names, len(listings))
+        each = [adapter] * len(listings) if adapter is None or isinstance(adapter, str | Adapter) else adapter
+        rotations = self._rotations(each, len(listings))
         outputs = self._outputs(len(listings), ["vectors", "features"] if with_features else ["vectors"])
         refused: dict[int, ListingError] = {}
         prepare_s = encode_s = 0.0
@@ -61,11 +62,11 @@ class ModelEngine:
             encode_s += last - ready
         return Encoded(**outputs, refused=refused, prepare_s=prepare_s, encode_s=encode_s)
 
-    def encode_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[str | None] | None = None) -> Vectors:
+    def encode_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
         """(N, D) float32 of unit norm; see `item.engine.interface.Engine`."""
         return self._of_prepared(prepared, adapters, "vectors")
 
-    def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[str | None] | None = None) -> Vectors:
+    def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
         """(N, F) float32; see `item.engine.interface.Engine`."""
         return self._of_prepared(prepared, adapters, "features")
 
@@ -73,17 +74,17 @@ class ModelEngine:
         """The space of the vectors that an adapter makes; see `item.engine.interface.Engine`."""
         return self.space if adapter is None else self.adapters.get(adapter).space(self.space)
 
-    def _of_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[str | None] | None, output: str) -> Vectors:
+    def _of_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None, output: str) -> Vectors:
         """One output of listings made ready."""
         rotations = self._rotations([None] * len(prepared) if adapters is None else adapters, len(prepared))
         outputs = self._outputs(len(prepared), [output])
         self._run(dict(enumerate(prepared)), rotations, outputs)
         return outputs[output]
 
-    def _rotations(self, adapters: Sequence[str | None], count: int) -> Rotations | None:
+    def _rotations(self, adapters: Sequence[Named], count: int) -> Rotations | None:
         """What rotates `count` listings with these adapters; None where none has one."""
         assert len(adapters) == count, "one adapter for each listing"
-        return self.adapters.rotations(adapters) if any(name is not None for name in adapters) else None
+        return self.adapters.rotations(adapters) if any(one is not None for one in adapters) else None
 
     def _outputs(self, count: int, asked: Sequence[str]) -> dict[str, Vectors]:
         """NaN in the place of the outputs that are asked for; no columns of the others."""
@@ -118,6 +119,10 @@ class ModelEngine:
             under_way = ahead or self.submit(listings[start : start + WINDOW])
             ahead = self.submit(listings[start + WINDOW : start + 2 * WINDOW])
             yield start, [one.result() for one in under_way]
+
+    def prepare_all(self, listings: Sequence[Listing]) -> list[Outcome]:
+        """Each listing made ready, or why it is refused; see `item.engine.interface.Engine`."""
+        return [one.result() for one in self.submit(listings)]
 
     def submit(self, listings: Sequence[Listing]) -> list[Future[Outcome]]:
         """Starts preparing listings."""
