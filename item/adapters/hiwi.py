@@ -3,8 +3,10 @@
     b <- b + f(b A) C        for the biases b of the feed-forward layers, up and down
 
 After training the new biases are stored and A and C thrown away: the folded model is the base's graph, operation for
-operation, and 5 D values a layer (mlp_width 4 D) are all that is stored, whatever the rank. Ours: f is GELU; A starts so
-that b A is normal with variance 1 however large b is; C starts at 0, so that a fresh adapter is the identity.
+operation, and 5 D values a layer (mlp_width 4 D) are all that is stored, whatever the rank.
+
+Ours: f is GELU; A starts so that b A is normal with variance 1 however large b is; C starts at 0, so that a fresh
+adapter is the identity. The paper's other form, for the weights in place of the biases, would store whole matrices.
 
 Shapes: N adapters, d outputs of a linear layer (its bias is (d,)), r rank, D width, L layers.
 """

@@ -22,7 +22,7 @@ def layers_run_by(model: ITEm, run: Run, rows: Tensor | None = None) -> Iterator
     """
 
     def run_layers(x: Tensor, mask: Tensor, is_text: Tensor) -> Tensor:
-        present = [0] if rows is None else rows.unique().tolist()
+        present = [0] if rows is None else torch.unique(rows).tolist()
         if rows is None or len(present) == 1:
             return run(present[0], x, mask, is_text)
         of_row = [(rows == row).nonzero().squeeze(1) for row in present]

@@ -231,7 +231,7 @@ class Network:
             if (here := gradients.get(id(leaves[1]))) is not None:
                 of_bias = here if of_bias is None else of_bias + here
             of_parameters[which] = [gradients[id(leaf)] for leaf in leaves[2:]]
-            return self.round(out.detach()), cast(Tensor, gradients[id(leaves[0])]).double()
+            return self.round(out.detach()), gradients[id(leaves[0])].double()
 
         value, d = rebuild(1, y1, d2)
         x2, d1 = (y2 - value) / self.scales[1], d1 + d
@@ -258,7 +258,7 @@ class Reversible(torch.autograd.Function):
         return (y1, y2)[network.last].to(h.dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         network: Network = ctx.network
         y1, y2, *biases = ctx.saved_tensors
@@ -273,7 +273,9 @@ class Reversible(torch.autograd.Function):
         x1, x2 = streams
         if not torch.equal(x1, x2):  # both have been h_0
             error = (x1 - x2).abs().max().item()
-            raise ConfigError(f"layers: what entered the first was rebuilt {error:.3g} off; `Meft.check` says which layer")
+            raise ConfigError(
+                f"layers: the first one's input was rebuilt {error:.3g} off; `Meft.check` names the layer"
+            )
         return None, (gradients[0] + gradients[1]).to(d.dtype), *of_biases, *of_parameters
 
 
@@ -284,7 +286,7 @@ def refuse_far_states(reached: Sequence[float]) -> None:
         if not size < 2**REACH_BITS:
             name = f"layers.{number - 1}" if number else "embeddings"
             raise ConfigError(
-                f"{name}: a state reaches {size:.4g}; from {2**REACH_BITS} on a layer's input cannot be rebuilt exactly: "
+                f"{name}: a state reaches {size:.4g}; from {2**REACH_BITS} on a layer's input is not rebuilt exactly; "
                 "train with a smaller learning rate, or by another method"
             )
 
@@ -322,7 +324,7 @@ class Meft(Method):
         adapters = list(cast(nn.ModuleList, self.adapters[row]))
         layers = cast(list[Layer], list(self.model.layers))
         return [
-            make_halves(self.config.variant, layer, adapters[2 * index], (adapters[2 * index + 1 :] or [None])[0])
+            make_halves(self.config.variant, layer, *adapters[2 * index : 2 * index + 2])
             for index, layer in enumerate(layers)
         ]
 
@@ -347,7 +349,7 @@ class Meft(Method):
         """As `ITEm.run_layers`, by the reversible network of one adapter."""
         network = self.network(row, x.device)
         biases = self.model.attention_biases(mask, is_text)
-        return cast(Tensor, Reversible.apply(network, x, *biases, *network.parameters))  # type: ignore[no-untyped-call]
+        return cast(Tensor, Reversible.apply(network, x, *biases, *network.parameters))
 
     @contextmanager
     def applied(self, rows: Tensor | None = None) -> Iterator[None]:
@@ -379,11 +381,11 @@ class Meft(Method):
 
     def fold(self, row: int = 0) -> dict[str, Tensor]:
         """ConfigError: a reversible network has two streams, the model has one."""
-        raise ConfigError(f"method: {self.config.variant} cannot be folded into the model; take road_1 or hiwi for that")
+        raise ConfigError(f"method: {self.config.variant} cannot be folded into the model; road_1 and hiwi can")
 
 
 def make_halves(
-    variant: Variant, layer: Layer, first: nn.Module, second: nn.Module | None
+    variant: Variant, layer: Layer, first: nn.Module, second: nn.Module | None = None
 ) -> tuple[Half, Half | None]:
     """F and G of one layer, with its one or two adapters."""
     if variant == "meft1":

@@ -2,9 +2,9 @@
 
     theta_i is trained where |theta_i| is among the `share` smallest of the layers; all others stay as they are
 
-The mask depends on the pre-trained parameters alone, so that many tasks share it. What is trained is the vector of those
-K values, not a masked gradient on whole tensors: weight decay and an optimiser's moments exist for nothing else. On disk:
-the mask's indices once, and K values a task.
+The mask depends on the pre-trained parameters alone, so that many tasks share it. What is trained is the vector of
+those K values, not a masked gradient on whole tensors: weight decay and an optimiser's moments exist for nothing else.
+On disk: the mask's indices once, and K values a task.
 
 Shapes: N adapters (tasks), K trained values of an adapter. An index counts through all parameters of the layers, in the
 order of `model.layers.named_parameters()`, each flattened.
@@ -106,7 +106,7 @@ class PaFi(Method):
 
     @torch.no_grad()
     def fold(self, row: int = 0) -> dict[str, Tensor]:
-        """The model's tensors with one task's values: the base's names and shapes, its bits where nothing is trained."""
+        """The model's tensors with one task's values: the base's names and shapes, its bits where it is frozen."""
         own = {f"layers.{name}": tensor for name, tensor in self.tensors(row).items()}
         return {name: own.get(name, tensor).clone() for name, tensor in self.model.state_dict().items()}
 
