@@ -1,10 +1,11 @@
 """What training keeps in memory: MEFT's reversible network (arXiv 2306.00477) against full fine-tuning.
 
     python -m benchmarks.adapter_memory --json benchmarks/results/adapter_memory.json --words BERT_FOLDER
-    python -m benchmarks.adapter_memory --json FILE --quick                          half a minute on two cores
+    python -m benchmarks.adapter_memory --json FILE --quick                          a minute on two cores
 
-One step of AdamW on the same batch of 32 listings of 48 words, each way in a process of its own. The layers have
-MiniLM's sizes, with the words of a BERT checkpoint or random weights: memory does not depend on them. --quick: 16.
+One step of AdamW, over the whole model or over an adapter alone, on the same batch of 32 listings of 48 words, each way
+in a process of its own. The layers have MiniLM's sizes, with the words of a BERT checkpoint or random weights: memory
+does not depend on them. --quick: 16 listings.
 
 `kept_*`: bytes that the forward pass keeps for backward, distinct storages seen by saved_tensors_hooks, the model's and
 the method's own tensors left out. `step_*`: by how much the first step raises the process's peak resident memory
@@ -92,7 +93,7 @@ def train_once(way: str, listings: int, words: Path | None) -> dict[str, float]:
     if way != "full":
         model.requires_grad_(False)
         method = Meft(model, MeftConfig(variant=way))  # type: ignore[arg-type]
-    trained = list(model.layers.parameters()) if method is None else list(method.parameters())
+    trained = list((model if method is None else method).parameters())
     optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
     def loss() -> Tensor:
