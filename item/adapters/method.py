@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,3 +39,32 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def fold(self, row: int = 0) -> dict[str, Tensor]:
         """The model's tensors with one adapter merged, all new; ConfigError where a method cannot."""
+
+
+class Adapted(nn.Module):
+    """Stands in the place of a linear layer for a while, with its parameters under its names.
+
+    A module and not a forward hook: what torch.compile has compiled before does not see a hook that comes later.
+    """
+
+    linear: nn.Module  # whose place it takes
+
+    def take(self, linear: nn.Module) -> None:
+        """Takes a linear layer's parameters; the layer itself is beside the module, not a part of it."""
+        self.weight, self.bias = linear.weight, linear.bias
+        self.__dict__["linear"] = linear
+
+
+@contextmanager
+def in_place(model: ITEm, modules: Mapping[str, Adapted]) -> Iterator[None]:
+    """Within, modules stand in the places of the model's linear layers (or of what stands there). modules: name -> what
+    takes its place. Not for two threads at once, nor twice with the same modules."""
+    before = {name: model.get_submodule(name) for name in modules}
+    try:
+        for name, module in modules.items():
+            module.take(before[name])
+            model.set_submodule(name, module)
+        yield
+    finally:
+        for name, linear in before.items():
+            model.set_submodule(name, linear)
