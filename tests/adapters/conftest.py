@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from item.adapters.method import Method
 from item.catalog.listing import Listing
 from item.model.batch import Batch, collate
 from item.model.config import ItemConfig
@@ -36,3 +37,18 @@ def batch(listings: list[Listing], preprocessor: Preprocessor) -> Batch:
     assert any(one.word_ids is None for one in made)
     assert any(one.pixels is None for one in made)
     return collate(made)
+
+
+@torch.no_grad()
+def disturb(method: Method, by: float = 0.3) -> None:
+    """Moves every parameter of a method away from its start."""
+    torch.manual_seed(1)
+    for parameter in method.parameters():
+        parameter.add_(by * torch.randn_like(parameter))
+
+
+def with_tensors(model: ITEm, tensors: dict[str, torch.Tensor]) -> ITEm:
+    """Another model of the same configuration and precision, with these tensors."""
+    other = ITEm(model.config).to(model.gates.dtype)
+    other.load_state_dict(tensors)
+    return other.eval()
