@@ -14,7 +14,7 @@ Shapes: N adapters, d outputs of a linear layer (its bias is (d,)), r rank, D wi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from item.adapters.method import Method
+from item.adapters.method import Adapted, Method, in_place
 from item.errors import ConfigError
 from item.model.encoder import ITEm
 
@@ -45,6 +45,15 @@ def change_of_bias(b: Tensor, A: Tensor, C: Tensor) -> Tensor:
     return (F.gelu(b @ A)[..., None, :] @ C).squeeze(-2)
 
 
+class Raised(Adapted):
+    """A linear layer with `added`, (d,) or (B, 1, d), on its outputs. (B, T, in) -> (B, T, d)."""
+
+    added: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + self.added
+
+
 class HiWi(Method):
     """N adapters of the feed-forward biases. A: L x 2 tensors (N, d, r), C: (N, r, d), up before down of each layer.
 
@@ -62,6 +71,7 @@ class HiWi(Method):
         for name, linear in self.linears.items():
             if not linear.bias.any():
                 raise ConfigError(f"{name}.bias: is 0 throughout, HiWi has nothing to start from; take another method")
+        self.raised = {name: Raised() for name in self.linears}
         biases = [linear.bias.detach() for linear in self.linears.values()]
         self.A = nn.ParameterList(torch.randn(num_adapters, len(b), r).to(b) / b.norm() for b in biases)
         self.C = nn.ParameterList(b.new_zeros(num_adapters, r, len(b)) for b in biases)
@@ -79,15 +89,14 @@ class HiWi(Method):
     @contextmanager
     def applied(self, rows: Tensor | None = None) -> Iterator[None]:
         """Within, the feed-forward layers have the biases of each listing's adapter. rows: (B,) int64; None: all 0."""
-        with ExitStack() as hooks:
-            for _, linear, change in self.changes():
-                added = change[0] if rows is None else change[rows][:, None]
-
-                def add(_: nn.Module, __: tuple[Tensor, ...], y: Tensor, added: Tensor = added) -> Tensor:
-                    return y + added
-
-                hooks.callback(linear.register_forward_hook(add).remove)
-            yield
+        for name, _, change in self.changes():
+            self.raised[name].added = change[0] if rows is None else change[rows][:, None]
+        try:
+            with in_place(self.model, self.raised):
+                yield
+        finally:
+            for module in self.raised.values():
+                del module.added
 
     @torch.no_grad()
     def fold(self, row: int = 0) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -217,7 +217,7 @@ def test_compiled_layers_run_with_any_rows(model: ITEm, batch: Batch) -> None:
 
     def count(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
         graphs.append(graph)
-        return cast(Callable[..., Any], graph.forward)
+        return graph.forward
 
     method, run_layers = road(model, "road_4", 3), model.run_layers
     compiled = torch.compile(run_layers, backend=count, dynamic=True)
