@@ -351,6 +351,7 @@ class TestProgram:
             (["--model", "{model}", "--index", "{tmp}"], "has no collections; build one with: python -m index.build"),
             (["--model", "{model}", "--port", "70000"], "port: 70000"),
             (["--model", "{model}", "--max-k", "0"], "max_k: 0 is below 1"),
+            (["--model", "{model}", "--adapters", "0"], "num_adapters: 0 is below 1"),
             (["--model", "{model}", "--device", "abacus"], "'abacus'"),
         ],
     )
