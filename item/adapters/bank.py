@@ -41,7 +41,7 @@ class Bank:
 
     def __init__(self, model: Path, config: ItemConfig, model_space: str, capacity: int = 64) -> None:
         if capacity < 1:
-            raise ConfigError(f"capacity: {capacity} is below 1")
+            raise ConfigError(f"capacity: {capacity} must be at least 1")
         self.model, self.config, self.model_space, self.capacity = model, config, model_space, capacity
         self._named = set(names_of(model))
         self._memory: OrderedDict[str, Adapter] = OrderedDict()  # the one asked for longest ago first

@@ -210,3 +210,42 @@ def test_threads_see_one_version_or_the_next(model: Path, tiny_config: ItemConfi
 
     while_reading(read, change)
     assert len(versions) == len(rows) == 16
+
+
+def test_as_many_are_read_ahead_as_there_is_room_for(model: Path, tiny_config: ItemConfig) -> None:
+    (model / "adapters" / "a1" / TENSORS_FILE).write_bytes(b"damaged")
+    bank = Bank(model, tiny_config, SPACE, capacity=3)
+    faults = bank.preload()
+    assert bank.loaded() == ["a0", "a2"]
+    assert list(faults) == ["a1"]
+    assert "damaged" in str(faults["a1"])
+    assert bank.names() == NAMES
+
+
+def test_looking_at_an_adapter_changes_nothing(model: Path, tiny_config: ItemConfig) -> None:
+    bank = Bank(model, tiny_config, SPACE, capacity=2)
+    first, second = bank.get("a0"), bank.get("a1")
+    rewrite(model, tiny_config, "a0", 10)
+    bank.unload("a3")
+    assert bank.look_at("a0") is first  # as it is in memory
+    assert bank.look_at("a2").digest not in (first.digest, second.digest)
+    assert bank.look_at("a3").name == "a3"
+    assert bank.loaded() == ["a0", "a1"]
+    assert "a3" not in bank.names()
+    with pytest.raises(ModelError, match="there is no adapter 'none'"):
+        bank.look_at("none")
+
+
+def test_tables_of_adapters_that_the_bank_has_given_up(model: Path, tiny_config: ItemConfig) -> None:
+    """A caller that holds an adapter gets its tables whatever its name stands for by now."""
+    bank = Bank(model, tiny_config, SPACE, capacity=1)
+    held = bank.get("a0")
+    rewrite(model, tiny_config, "a0", 10)
+    bank.load("a0")
+    made = bank.rotations([held, "a0", None, held])
+    assert list(made.rows) == [1, 2, 0, 1]
+    assert np.array_equal(made.r1[1], held.r1)
+    assert np.array_equal(made.r1[2], bank.get("a0").r1)
+    assert not np.array_equal(made.r1[1], made.r1[2])
+    bank.unload("a0")
+    assert np.array_equal(bank.rotations([held]).r1[1], held.r1)
