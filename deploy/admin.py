@@ -1,5 +1,6 @@
 # ruff: noqa: N802  (the names are the contract's)
-"""What the operators of a running server call: another model for a collection, the way back, a copy.
+"""What the operators of a running server call: adapters, the model loaded anew, another model for a collection, the way
+back, a copy.
 
 It is slow work, in threads of its own: searches and writes go on meanwhile. Of a collection one Reembed,
 SwitchGeneration or Rollback runs at a time.
@@ -21,9 +22,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from deploy.adapters import adapter_info, all_adapters, load_adapter, unload_adapter
 from deploy.collections import DEFAULT
 from deploy.errors import ExistsError, InvalidRequestError, NotFoundError, NotServingError, PreconditionError
-from deploy.handlers import Handlers
+from deploy.handlers import Handlers, model_info
 from deploy.service import LOADING_RETRY_S
 from index.files import BESIDE
 from index.generations import NAME, Generations, read_generations
@@ -73,6 +75,39 @@ class AdminHandlers:
         self.handlers, self.backups = handlers, backups
         self._busy: dict[tuple[str, str], threading.Event] = {}  # what runs, and whether it was told to stop
         self._ended = threading.Condition()
+
+    def list_adapters(self, request: item_pb2.ListAdaptersRequest) -> item_pb2.ListAdaptersResponse:
+        """The adapters of the model folder."""
+        return item_pb2.ListAdaptersResponse(adapters=all_adapters(self.handlers.engine))
+
+    def load_adapter(self, request: item_pb2.LoadAdapterRequest) -> item_pb2.LoadAdapterResponse:
+        """Loads an adapter, and warms it up."""
+        engine = self.handlers.engine
+        load_adapter(engine, adapter_name(request))
+        warm_up(engine)
+        logger.info("adapter %r is loaded", request.name)
+        return item_pb2.LoadAdapterResponse(adapter=adapter_info(engine, request.name))
+
+    def unload_adapter(self, request: item_pb2.UnloadAdapterRequest) -> item_pb2.UnloadAdapterResponse:
+        """Unloads an adapter."""
+        engine = self.handlers.engine
+        unload_adapter(engine, adapter_name(request))
+        logger.info("adapter %r is unloaded", request.name)
+        return item_pb2.UnloadAdapterResponse(adapter=adapter_info(engine, request.name))
+
+    def reload(self, request: item_pb2.ReloadRequest) -> item_pb2.ReloadResponse:
+        """Loads the folder of the model anew, and serves what it holds by now."""
+        before = self.handlers.engine
+        folder = before.adapters.model
+        with self._alone(str(folder), "is being loaded anew", kind="model"):
+            engine = self.handlers.load_model(
+                str(folder), request.variant if request.HasField("variant") else before.variant
+            )
+            self.handlers.check_replaceable(before, engine)
+            warm_up(engine)
+            self.handlers.replace_engine(before, engine)
+        logger.info("model: %s is loaded anew, engine=%r space=%s", folder, engine.name, engine.space)
+        return item_pb2.ReloadResponse(model=model_info(engine))
 
     def reembed(self, request: item_pb2.ReembedRequest, stop: threading.Event) -> Iterator[item_pb2.ReembedResponse]:
         """Encodes a collection anew, saying now and then how far it is, until `stop`."""
@@ -231,15 +266,33 @@ class AdminHandlers:
 
 
 class AdminService(item_pb2_grpc.AdminServiceServicer):
-    """Answers UNAVAILABLE until `handlers` is set, UNIMPLEMENTED to the rpcs that have no method here."""
+    """Answers UNAVAILABLE until `handlers` is set."""
 
     def __init__(self, drain: Callable[[], Awaitable[None]]) -> None:
-        """drain: waits for the calls that may use a store that was replaced."""
+        """drain: waits for the calls that may use a store that was replaced, or an adapter that was unloaded."""
         self.drain = drain
         self.handlers: AdminHandlers | None = None
         self._threads = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="admin")
         self._reembeddings: set[_Steps] = set()
         self._changes: set[asyncio.Task[Changed]] = set()
+
+    async def ListAdapters(
+        self, request: item_pb2.ListAdaptersRequest, context: Context
+    ) -> item_pb2.ListAdaptersResponse:
+        return await self._run(partial(self._loaded().list_adapters, request))
+
+    async def LoadAdapter(self, request: item_pb2.LoadAdapterRequest, context: Context) -> item_pb2.LoadAdapterResponse:
+        return await self._run(partial(self._loaded().load_adapter, request))
+
+    async def UnloadAdapter(
+        self, request: item_pb2.UnloadAdapterRequest, context: Context
+    ) -> item_pb2.UnloadAdapterResponse:
+        unloaded = await self._run(partial(self._loaded().unload_adapter, request))
+        await self.drain()
+        return unloaded
+
+    async def Reload(self, request: item_pb2.ReloadRequest, context: Context) -> item_pb2.ReloadResponse:
+        return await self._run(partial(self._loaded().reload, request))
 
     async def Reembed(
         self, request: item_pb2.ReembedRequest, context: Context
@@ -330,6 +383,13 @@ def store_errors() -> Iterator[None]:
         yield
     except (StoreError, OSError) as error:
         raise PreconditionError("", str(error)) from error
+
+
+def adapter_name(request: item_pb2.LoadAdapterRequest | item_pb2.UnloadAdapterRequest) -> str:
+    """The adapter that is meant. Raises InvalidRequestError."""
+    if not request.name:
+        raise InvalidRequestError("name", "is empty; give an adapter's name")
+    return request.name
 
 
 def catalog_of(store: Store, given: str) -> tuple[Path, ...]:

@@ -4,7 +4,7 @@ RequestError                   carries the field at fault
 ├── InvalidRequestError        a value that no server could use
 ├── NotFoundError              a product, adapter or collection that is not there
 ├── ExistsError                a name that is taken
-├── PreconditionError          a vector of another space, no index, or one that is only read
+├── PreconditionError          a vector of another space, an adapter that cannot be used, no index
 ├── NotOfferedError            an rpc or field that this version does not offer
 ├── DeadlineError              the caller has stopped waiting
 └── BusyError                  carries how long to wait
@@ -71,7 +71,8 @@ class ExistsError(RequestError):
 
 
 class PreconditionError(RequestError):
-    """A request that this server cannot answer: a vector of another space, no index, or one that is only read."""
+    """A request that this server cannot answer: a vector of another space, an adapter that cannot be used, no index, or
+    one that is only read."""
 
 
 class NotOfferedError(RequestError):

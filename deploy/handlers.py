@@ -17,6 +17,7 @@ from pathlib import Path
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import item
+from deploy.adapters import all_adapters
 from deploy.categories import predict
 from deploy.collections import DEFAULT, Collections
 from deploy.encoding import Encoding, Outcome, encode_inputs
@@ -160,13 +161,39 @@ class Handlers:
         self._engines = {space: one for space, one in self._engines.items() if space in spaces}
         return before
 
+    def replace_engine(self, before: Engine, after: Engine) -> None:
+        """Encodes with `after` from now on wherever `before` did. Calls that have begun keep the one of before.
+
+        Raises:
+            PreconditionError: a collection would be left without the engine of its space, or `before` encodes no more.
+        """
+        with self.writing:
+            if self.engine is not before:
+                raise PreconditionError("", "another model has come to serve meanwhile; call again")
+            self.check_replaceable(before, after)
+            others = {space: one for space, one in self._engines.items() if one is not before}
+            self._engines = {**others, after.space: after}
+            self.engine = after
+
+    def check_replaceable(self, before: Engine, after: Engine) -> None:
+        """Raises PreconditionError where a collection that `before` encodes for is not of the space of `after`."""
+        for name, store in sorted(self.collections.items()):
+            if store.about.space == before.space != after.space:
+                raise PreconditionError(
+                    "variant",
+                    f"the collection {name!r} is of space {before.space[:12]}, and {after.adapters.model} with the"
+                    f" variant {after.variant!r} of space {after.space[:12]}; encode the collection anew with it"
+                    " (Reembed, SwitchGeneration)",
+                )
+
     def embed(self, request: item_pb2.EmbedRequest, identity: str, deadline: Deadline) -> item_pb2.EmbedResponse:
         """Vectors of several inputs."""
         self._check_number("inputs", len(request.inputs))
         engine = self.engine
         dimensions = self._dimensions(request, engine)
         encoding = encode_all(engine, request.inputs, deadline)
-        results = [embed_result(outcome, dimensions, engine) for outcome in encoding.outcomes]
+        made = zip(encoding.outcomes, encoding.spaces, strict=True)
+        results = [embed_result(outcome, space, dimensions) for outcome, space in made]
         return item_pb2.EmbedResponse(results=results, times=encoding.times())
 
     def embed_window(
@@ -177,8 +204,8 @@ class Handlers:
         engine = self.engine
         encoding = encode_inputs(engine, [request.input for request in requests], ["input"] * len(requests))
         return [
-            item_pb2.EmbedStreamResponse(result=self._stream_result(request, outcome, engine))
-            for request, outcome in zip(requests, encoding.outcomes, strict=True)
+            item_pb2.EmbedStreamResponse(result=self._stream_result(request, outcome, space, engine))
+            for request, outcome, space in zip(requests, encoding.outcomes, encoding.spaces, strict=True)
         ]
 
     def search(self, request: item_pb2.SearchRequest, identity: str, deadline: Deadline) -> item_pb2.SearchResponse:
@@ -191,7 +218,7 @@ class Handlers:
             raise InvalidRequestError("queries", f"{number} parts and examples; give up to {most} in one call")
         deadline.check()
         window = self.limits.max_window
-        sought, encoding = sought_by(request, k, window, store, partial(encode_inputs, engine))
+        sought, encoding = sought_by(request, k, window, store, partial(encode_inputs, engine, space=engine.space))
         start = time.perf_counter()
         found = iter(find(store, [one for one in sought if isinstance(one, Sought)], k, deadline, max_window=window))
         check_same_space(engine, request.collection or DEFAULT, store)  # one that is read may have followed another
@@ -272,12 +299,8 @@ class Handlers:
         engine, pictures = self.engine, self.engine.preprocessor.config
         return item_pb2.GetInfoResponse(
             server_version=item.__version__,
-            model=item_pb2.ModelInfo(
-                space=engine.space,
-                vector_width=engine.vector_width,
-                variant=engine.variant,
-                engine=engine.name,
-            ),
+            model=model_info(engine),
+            adapters=[one for one in all_adapters(engine) if one.loaded],
             collections=[collection_info(name, store) for name, store in sorted(self.collections.items())],
             limits=item_pb2.Limits(
                 max_inputs=self.limits.max_inputs,
@@ -290,10 +313,10 @@ class Handlers:
         )
 
     def _stream_result(
-        self, request: item_pb2.EmbedStreamRequest, outcome: Outcome, engine: Engine
+        self, request: item_pb2.EmbedStreamRequest, outcome: Outcome, space: str, engine: Engine
     ) -> item_pb2.EmbedResult:
         try:
-            return embed_result(outcome, self._dimensions(request, engine), engine)
+            return embed_result(outcome, space, self._dimensions(request, engine))
         except RequestError as error:
             return item_pb2.EmbedResult(error=error_message(error))
 
@@ -346,13 +369,13 @@ def encode_all(engine: Engine, inputs: Sequence[item_pb2.Input], deadline: Deadl
     return encode_inputs(engine, inputs, [f"inputs[{position}]" for position in range(len(inputs))])
 
 
-def embed_result(outcome: Outcome, dimensions: int, engine: Engine) -> item_pb2.EmbedResult:
+def embed_result(outcome: Outcome, space: str, dimensions: int) -> item_pb2.EmbedResult:
     """The vector of an input, its leading dimensions, or why there is none."""
     try:
         if isinstance(outcome, RequestError):
             raise outcome
         shorter = outcome if dimensions == len(outcome) else unit(outcome[:dimensions], "dimensions")
-        return item_pb2.EmbedResult(vector=vector_message(shorter, engine.space))
+        return item_pb2.EmbedResult(vector=vector_message(shorter, space))
     except RequestError as error:
         return item_pb2.EmbedResult(error=error_message(error))
 
@@ -366,6 +389,13 @@ def check_same_space(engine: Engine, name: str, store: VectorStore) -> None:
             f"{engine.space[:12]} (width {engine.vector_width}); build the collection with this model, "
             f"or serve the model of the collection, {about.model}"
         )
+
+
+def model_info(engine: Engine) -> item_pb2.ModelInfo:
+    """The model that encodes."""
+    return item_pb2.ModelInfo(
+        space=engine.space, vector_width=engine.vector_width, variant=engine.variant, engine=engine.name
+    )
 
 
 def collection_info(name: str, store: VectorStore) -> item_pb2.CollectionInfo:

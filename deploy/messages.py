@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deploy.errors import InvalidRequestError, NotFoundError, PreconditionError, RequestError, status_of
+from deploy.errors import InvalidRequestError, PreconditionError, RequestError, status_of
 from index.product import Product
 from item.catalog.listing import Listing, Picture
 from item.engine.interface import Vectors
@@ -19,9 +19,7 @@ from item.v1 import item_pb2
 
 
 def listing_of(message: item_pb2.Input, field: str) -> Listing:
-    """An input as a listing. Raises NotFoundError for an adapter, InvalidRequestError for an empty input."""
-    if message.HasField("adapter"):
-        raise NotFoundError(f"{field}.adapter", f"{message.adapter!r} is not loaded; this model has no adapters")
+    """An input as a listing. Raises InvalidRequestError for an empty input."""
     has_image = message.HasField("image")
     if not has_image and not message.text.strip() and not message.description.strip():
         raise InvalidRequestError(field, "is empty; give text, description or image")

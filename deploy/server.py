@@ -4,6 +4,7 @@
     python -m deploy.server --model M --index INDEX          search, categories and writing as well
     python -m deploy.server --model M --index INDEX --read-only
     python -m deploy.server --model M --index INDEX --variant int8
+    python -m deploy.server --model M --adapters 500
     python -m deploy.server --model M --index INDEX --backups DIR
     python -m deploy.server --model M --index INDEX --host 0.0.0.0 --port 50051
     MILVUS_TOKEN=user:password python -m deploy.server --model M --milvus http://milvus:19530
@@ -13,6 +14,9 @@ index are loaded. SIGTERM and SIGINT end it gracefully: health says NOT_SERVING,
 exit status is 0. One process writes to a collection: while another does, as in a rolling restart, this one reads it,
 answers writes UNAVAILABLE, and takes over when that one has ended. Any number of servers may be --read-only beside it.
 Collections in Milvus may be written to by any number of servers.
+
+The adapters of the model folder are read before it serves, as many as --adapters says; others are read when they are
+first named, in place of the one that was named longest ago.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -64,7 +69,8 @@ class ServerConfig:
         max_waiting: calls that may wait for the model before further ones are refused.
         grace_s: how long calls in flight may go on once the server is told to stop.
         backups: the folder that Backup writes to; None: there is none.
-        device, num_threads: where further models run (item.engine.loading).
+        device, num_threads: where models run (item.engine.loading).
+        num_adapters: adapters of a model that are kept in memory.
     """
 
     host: str = "127.0.0.1"
@@ -75,8 +81,11 @@ class ServerConfig:
     backups: Path | None = None
     device: str = "auto"
     num_threads: int | None = None
+    num_adapters: int = 64
 
     def __post_init__(self) -> None:
+        if self.num_adapters < 1:
+            raise ConfigError(f"num_adapters: {self.num_adapters} is below 1")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port: {self.port} is not within 0 to 65535")
         if self.max_waiting < 0:
@@ -126,11 +135,13 @@ class Server:
         self.collections = collections
         config = self.config
 
-        def load(folder: Path, variant: str | None) -> Engine:
-            return load_engine(folder, config.device, config.num_threads, variant)
-
         handlers = await asyncio.to_thread(
-            Handlers, engine, collections, config.limits, read_only=collections.read_only, load=load
+            Handlers,
+            engine,
+            collections,
+            config.limits,
+            read_only=collections.read_only,
+            load=partial(load_model, config),
         )
         self.service.handlers = handlers
         self.admin.handlers = AdminHandlers(handlers, config.backups)
@@ -213,12 +224,20 @@ async def run(config: ServerConfig, load: Callable[[], Loaded]) -> None:
     logger.info("stopped")
 
 
+def load_model(config: ServerConfig, model: str | Path, variant: str | None) -> Engine:
+    """The engine of a model, with its adapters in memory; those that cannot be used are logged. Raises ModelError."""
+    engine = load_engine(model, config.device, config.num_threads, variant, config.num_adapters)
+    for name, fault in engine.adapters.preload().items():
+        logger.error("adapter %r cannot be used: %s", name, fault)
+    return engine
+
+
 def log_start(host: str, port: int, handlers: Handlers) -> None:
     """One line that says what is served and where."""
     engine = handlers.engine
     logger.info(
-        "serving address=%s:%d engine=%r space=%s width=%d collections=%s",
-        *(host, port, engine.name, engine.space, engine.vector_width),
+        "serving address=%s:%d engine=%r space=%s width=%d adapters=%d collections=%s",
+        *(host, port, engine.name, engine.space, engine.vector_width, len(engine.adapters.names())),
         ", ".join(f"{name!r} of {len(store)} products" for name, store in handlers.collections.items()) or "none",
     )
 
@@ -247,6 +266,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--variant", metavar="NAME", help="a variant that deploy.export made (full precision)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of one encoding on the CPU (all cores)")
+    parser.add_argument(
+        "--adapters", type=int, default=defaults.num_adapters, metavar="N", help="adapters in memory (%(default)s)"
+    )
     parser.add_argument("--max-inputs", type=int, default=limits.max_inputs, help="inputs of a call (%(default)s)")
     parser.add_argument("--max-k", type=int, default=limits.max_k, help="hits of a query (%(default)s)")
     parser.add_argument(
@@ -269,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def load() -> Loaded:
         collections = open_collections(args.index, args.milvus, read_only=args.read_only)
         try:
-            engine = load_engine(args.model, args.device, args.threads, args.variant)
+            engine = load_model(config, args.model, args.variant)
             warm_up(engine)
         except BaseException:
             collections.close()
@@ -292,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             backups=args.backups,
             device=args.device,
             num_threads=args.threads,
+            num_adapters=args.adapters,
         )
         asyncio.run(run(config, load))
     except ItemError as error:

@@ -38,7 +38,7 @@ Timed = TypeVar("Timed", bound=TimedResponse)
 
 
 class ItemService(item_pb2_grpc.ItemServiceServicer):
-    """Answers UNAVAILABLE until `handlers` is set, UNIMPLEMENTED to the rpcs that have no method here."""
+    """Answers UNAVAILABLE until `handlers` is set."""
 
     def __init__(self, worker: Worker, reader: Worker) -> None:
         """worker: for what may use the model. reader: for short readings."""

@@ -43,7 +43,7 @@ def write(
 
     The caller sees to it that nothing else writes to the store meanwhile.
     """
-    encoding = Encoding(outcomes=[])
+    encoding = Encoding(outcomes=[], spaces=[])
     if mask is not None and not mask.needs_encoding:
         written = update(store, messages, mask)
     else:

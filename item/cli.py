@@ -9,6 +9,7 @@
     item search --product-id 8123 --json
     item predict --text "red canvas shoe" --under Clothing/Shoes
     item embed --text "red canvas shoe" --output vector.npy
+    item embed --text "red canvas shoe" --adapter shoes
     item upsert --catalog shop/catalog.jsonl
     item upsert --catalog prices.jsonl --update attributes.price
     item delete --catalog discontinued.csv
@@ -17,6 +18,10 @@
     item switch
     item rollback
     item backup --name monday
+    item adapters
+    item load-adapter shoes
+    item unload-adapter shoes
+    item reload --variant int8
 
 The server is localhost:50051 unless --server says otherwise. Prints tables, or JSON with --json. Exit status: 0; 1
 where rows or products were refused, a line each on standard error, and all others written, deleted or encoded; 2 where
@@ -44,6 +49,7 @@ from item.client import ENCODED, Client
 from item.errors import ConfigError, ItemError
 from item.progress import Progress
 from item.results import (
+    AdapterInfo,
     CollectionInfo,
     EmbedResult,
     Info,
@@ -84,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     embed = commands.add_parser("embed", parents=[content, every], help="the vector of words and/or a picture")
     embed.add_argument("--dimensions", type=int, metavar="D", help="keep that many dimensions (all)")
+    embed.add_argument("--adapter", default="", metavar="NAME", help="encode with it (the model alone)")
     embed.add_argument("--output", type=Path, metavar="FILE.npy", help="write the vector, (1, D) float32")
     embed.set_defaults(run=run_embed)
 
@@ -158,6 +165,21 @@ def build_parser() -> argparse.ArgumentParser:
     backup.add_argument("--name", required=True, help="of the copy, under the server's --backups")
     backup.set_defaults(run=run_backup)
 
+    adapters = commands.add_parser("adapters", parents=[every], help="the adapters of the server's model")
+    adapters.set_defaults(run=run_adapters)
+
+    load = commands.add_parser("load-adapter", parents=[every], help="let inputs name an adapter, or read it anew")
+    load.add_argument("name", metavar="NAME")
+    load.set_defaults(run=run_load_adapter)
+
+    unload = commands.add_parser("unload-adapter", parents=[every], help="let inputs no longer name an adapter")
+    unload.add_argument("name", metavar="NAME")
+    unload.set_defaults(run=run_unload_adapter)
+
+    reload = commands.add_parser("reload", parents=[every], help="load the server's model folder anew")
+    reload.add_argument("--variant", metavar="NAME", help="another variant, '' for full precision (the present one)")
+    reload.set_defaults(run=run_reload)
+
     info = commands.add_parser("info", parents=[every], help="what the server serves")
     info.set_defaults(run=run_info)
     return parser
@@ -192,7 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_embed(client: Client, args: argparse.Namespace) -> Answer:
     """`item embed`"""
-    result = client.embed([Input(text=args.text, image=args.image)], dimensions=args.dimensions)
+    given = Input(text=args.text, image=args.image, adapter=args.adapter)
+    result = client.embed([given], dimensions=args.dimensions)
     if result.errors:
         raise result.errors[0]
     if args.output is not None:
@@ -326,6 +349,31 @@ def run_backup(client: Client, args: argparse.Namespace) -> Answer:
     return as_json(backup) if args.json else text, 0
 
 
+def run_adapters(client: Client, args: argparse.Namespace) -> Answer:
+    """`item adapters`"""
+    adapters = client.adapters()
+    return as_json(adapters) if args.json else adapters_table(adapters), 0
+
+
+def run_load_adapter(client: Client, args: argparse.Namespace) -> Answer:
+    """`item load-adapter`"""
+    adapter = client.load_adapter(args.name)
+    return as_json(adapter) if args.json else adapters_table([adapter]), 0
+
+
+def run_unload_adapter(client: Client, args: argparse.Namespace) -> Answer:
+    """`item unload-adapter`"""
+    adapter = client.unload_adapter(args.name)
+    return as_json(adapter) if args.json else adapters_table([adapter]), 0
+
+
+def run_reload(client: Client, args: argparse.Namespace) -> Answer:
+    """`item reload`"""
+    model = client.reload(args.variant)
+    text = f"{model.engine} encodes, variant {model.variant or 'none'}, space {model.space}"
+    return as_json(model) if args.json else text, 0
+
+
 def run_info(client: Client, args: argparse.Namespace) -> Answer:
     """`item info`"""
     info = client.info()
@@ -383,13 +431,40 @@ def search_table(result: SearchResult, facets: Sequence[str] = ()) -> str:
 
 def prediction_table(prediction: Prediction) -> str:
     """Categories with the probability of the whole path and of each level."""
-    if prediction.abstained:
-        return f"no prediction: no product close by has a category\n{time_line(prediction.times)}"
+    times = time_line(prediction.times)
+    if not prediction.paths and prediction.unknown is None:
+        return f"no prediction: no product close by has a category\n{times}"
     rows = [
         [path.probabilities[-1], "/".join(path.category), " ".join(f"{p:.3f}" for p in path.probabilities)]
         for path in prediction.paths
     ]
-    return f"{table(['probability', 'category', 'levels'], rows)}\n{prediction.method}, {time_line(prediction.times)}"
+    lines = [table(["probability", "category", "levels"], rows)]
+    if prediction.abstained:
+        lines.append("not to be relied upon: it resembles little that the heads learned from")
+    how = [prediction.method]
+    if prediction.adapter:
+        how.append(f"adapter {prediction.adapter}")
+    if prediction.unknown is not None:
+        how.append(f"unknown {prediction.unknown:.3f}")
+    return "\n".join([*lines, ", ".join([*how, times])])
+
+
+def adapters_table(adapters: Sequence[AdapterInfo]) -> str:
+    """Adapters, a line each."""
+    if not adapters:
+        return "the model has no adapters"
+    rows = [
+        [
+            one.name,
+            one.fault or ("loaded" if one.loaded else "not loaded"),
+            one.method,
+            "/".join(one.category),
+            f"{one.num_parameters:,}" if one.num_parameters else "",
+            one.space[:12],
+        ]
+        for one in adapters
+    ]
+    return table(["name", "state", "method", "category", "parameters", "space"], rows)
 
 
 def info_table(info: Info, address: str) -> str:

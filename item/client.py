@@ -24,10 +24,12 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from item.catalog.listing import Listing
 from item.errors import ConfigError, ServiceError
 from item.results import (
+    AdapterInfo,
     Backup,
     EmbedResult,
     Info,
     Input,
+    ModelInfo,
     Part,
     Prediction,
     Product,
@@ -177,7 +179,10 @@ class Client:
         start_category: Sequence[str] = (),
         collection: str = "",
     ) -> list[Prediction]:
-        """The `top_k` most probable category paths of each input, among those under `start_category`."""
+        """The `top_k` most probable category paths of each input, among those under `start_category`.
+
+        The server's model predicts them where it has heads; otherwise the closest products of a collection vote.
+        """
         request = item_pb2.PredictCategoryRequest(
             collection=collection, inputs=input_messages(inputs), top_k=top_k, start_category=start_category
         )
@@ -224,6 +229,28 @@ class Client:
         """A stored product."""
         request = item_pb2.GetProductRequest(collection=collection, product_id=product_id)
         return Product.of(self._call(self._stub.GetProduct, request).product)
+
+    def adapters(self) -> list[AdapterInfo]:
+        """The adapters of the server's model folder, by name, loaded or not."""
+        response = self._call(self._admin.ListAdapters, item_pb2.ListAdaptersRequest())
+        return [AdapterInfo.of(one) for one in response.adapters]
+
+    def load_adapter(self, name: str) -> AdapterInfo:
+        """Lets inputs name an adapter, as the model folder has it now; one that was loaded before is read anew."""
+        return AdapterInfo.of(self._call(self._admin.LoadAdapter, item_pb2.LoadAdapterRequest(name=name)).adapter)
+
+    def unload_adapter(self, name: str) -> AdapterInfo:
+        """Lets inputs no longer name an adapter; returns when the calls that use it have ended."""
+        request = item_pb2.UnloadAdapterRequest(name=name)
+        return AdapterInfo.of(self._call(self._admin.UnloadAdapter, request, repeat=False).adapter)
+
+    def reload(self, variant: str | None = None, *, timeout_s: float = SLOW_S) -> ModelInfo:
+        """Loads the server's model folder anew, with adapters and heads; `variant`: another one, empty: full precision.
+
+        Calls that have begun keep the model of before.
+        """
+        request = item_pb2.ReloadRequest(variant=variant)
+        return ModelInfo.of(self._call(self._admin.Reload, request, timeout_s, repeat=False).model)
 
     def reembed(
         self,

@@ -30,16 +30,24 @@ BOOLEANS = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """What is encoded: words, a picture, or both. `text` is a query or a title; `image` a file or its bytes."""
+    """What is encoded: words, a picture, or both. `text` is a query or a title; `image` a file or its bytes.
+
+    `adapter` is the name of one that is loaded (`Client.adapters`); empty: the model alone. Its vectors are of a
+    space of their own.
+    """
 
     text: str = ""
     description: str = ""
     image: bytes | str | Path | None = None
+    adapter: str = ""
 
     def message(self, field: str) -> item_pb2.Input:
         """As a message. Raises ConfigError, naming the field, for text or a picture that cannot be read."""
         try:
-            return item_pb2.Input(text=self.text, description=self.description, image=read_image(self.image))
+            image = read_image(self.image)
+            return item_pb2.Input(
+                text=self.text, description=self.description, image=image, adapter=self.adapter or None
+            )
         except OSError as error:
             raise ConfigError(f"{field}.image: {self.image!s} cannot be read: {error.strerror}") from error
         except (TypeError, ValueError) as error:  # no str, or one that UTF-8 cannot hold
@@ -181,12 +189,14 @@ class StageTimes:
 class EmbedResult:
     """Vectors of N inputs in their order: (N, D) float32 of unit norm; NaN where an input was refused.
 
-    `errors` says by position why. `space` is empty, and D is 0, where every input was refused.
+    `errors` says by position why. D is 0 where every input was refused. `spaces` are those of the vectors, empty where
+    there is none; `space` is the one of all of them, empty where adapters make them differ.
     """
 
     vectors: Vectors
     errors: dict[int, ServiceError]
     space: str
+    spaces: list[str]
     times: StageTimes
 
     @classmethod
@@ -197,7 +207,15 @@ class EmbedResult:
         for row, vector in given.items():
             vectors[row] = values_of(vector)
         errors = {row: error_of(one.error) for row, one in enumerate(message.results) if one.HasField("error")}
-        return cls(vectors=vectors, errors=errors, space=first.space, times=StageTimes.of(message.times))
+        spaces = [result.vector.space for result in message.results]
+        several = len({space for space in spaces if space}) > 1
+        return cls(
+            vectors=vectors,
+            errors=errors,
+            space="" if several else first.space,
+            spaces=spaces,
+            times=StageTimes.of(message.times),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,13 +327,17 @@ class CategoryPath:
 class Prediction:
     """The most probable categories of one input, the best first; `error` says why there are none.
 
-    `method` is how the probabilities came about, for instance ``"neighbour_vote"``, which is not calibrated.
+    `method` is how the probabilities came about: ``"head"``, calibrated, or ``"neighbour_vote"``, which is not.
+    `adapter` told the categories below the first path's top level apart; empty: the model alone. `unknown`, within
+    [0, 1], is the share of listings of the catalogue that resemble what the heads learned from more than this input
+    does; None: there are no heads.
     """
 
     paths: list[CategoryPath]
     abstained: bool
     method: str
     adapter: str
+    unknown: float | None
     error: ServiceError | None
     times: StageTimes
 
@@ -332,6 +354,7 @@ class Prediction:
             abstained=message.abstained,
             method=enum_name(item_pb2.PredictionMethod.Name(message.method), "PREDICTION_METHOD_"),
             adapter=message.adapter,
+            unknown=message.unknown if message.HasField("unknown") else None,
             error=error_of(message.error) if message.HasField("error") else None,
             times=times,
         )
@@ -403,6 +426,51 @@ class Info:
                 for one in message.collections
             ],
             limits=Limits(**{one.name: getattr(message.limits, one.name) for one in fields(Limits)}),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterInfo:
+    """An adapter of the server's model folder; `loaded`: whether inputs may name it.
+
+    `space` is that of vectors made with it, `category` the path that it is for; empty: any. `fault` says why it cannot
+    be used; empty: it can.
+    """
+
+    name: str
+    method: str
+    space: str
+    category: tuple[str, ...]
+    num_parameters: int
+    loaded: bool
+    fault: str
+
+    @classmethod
+    def of(cls, message: item_pb2.AdapterInfo) -> AdapterInfo:
+        return cls(
+            name=message.name,
+            method=message.method,
+            space=message.space,
+            category=tuple(message.category),
+            num_parameters=message.num_parameters,
+            loaded=message.loaded,
+            fault=message.fault,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """The model that encodes. `variant` is empty for the model in full precision."""
+
+    space: str
+    vector_width: int
+    variant: str
+    engine: str
+
+    @classmethod
+    def of(cls, message: item_pb2.ModelInfo) -> ModelInfo:
+        return cls(
+            space=message.space, vector_width=message.vector_width, variant=message.variant, engine=message.engine
         )
 
 

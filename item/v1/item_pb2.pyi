@@ -312,18 +312,20 @@ class PredictCategoryResponse(_message.Message):
     def __init__(self, predictions: _Optional[_Iterable[_Union[CategoryPrediction, _Mapping]]] = ..., times: _Optional[_Union[StageTimes, _Mapping]] = ...) -> None: ...
 
 class CategoryPrediction(_message.Message):
-    __slots__ = ("error", "paths", "abstained", "method", "adapter")
+    __slots__ = ("error", "paths", "abstained", "method", "adapter", "unknown")
     ERROR_FIELD_NUMBER: _ClassVar[int]
     PATHS_FIELD_NUMBER: _ClassVar[int]
     ABSTAINED_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     error: Error
     paths: _containers.RepeatedCompositeFieldContainer[CategoryPath]
     abstained: bool
     method: PredictionMethod
     adapter: str
-    def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ..., paths: _Optional[_Iterable[_Union[CategoryPath, _Mapping]]] = ..., abstained: bool = ..., method: _Optional[_Union[PredictionMethod, str]] = ..., adapter: _Optional[str] = ...) -> None: ...
+    unknown: float
+    def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ..., paths: _Optional[_Iterable[_Union[CategoryPath, _Mapping]]] = ..., abstained: bool = ..., method: _Optional[_Union[PredictionMethod, str]] = ..., adapter: _Optional[str] = ..., unknown: _Optional[float] = ...) -> None: ...
 
 class CategoryPath(_message.Message):
     __slots__ = ("levels",)
@@ -491,20 +493,22 @@ class ModelInfo(_message.Message):
     def __init__(self, space: _Optional[str] = ..., vector_width: _Optional[int] = ..., variant: _Optional[str] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class AdapterInfo(_message.Message):
-    __slots__ = ("name", "method", "space", "category", "num_parameters", "loaded")
+    __slots__ = ("name", "method", "space", "category", "num_parameters", "loaded", "fault")
     NAME_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     SPACE_FIELD_NUMBER: _ClassVar[int]
     CATEGORY_FIELD_NUMBER: _ClassVar[int]
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     LOADED_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
     name: str
     method: str
     space: str
     category: _containers.RepeatedScalarFieldContainer[str]
     num_parameters: int
     loaded: bool
-    def __init__(self, name: _Optional[str] = ..., method: _Optional[str] = ..., space: _Optional[str] = ..., category: _Optional[_Iterable[str]] = ..., num_parameters: _Optional[int] = ..., loaded: bool = ...) -> None: ...
+    fault: str
+    def __init__(self, name: _Optional[str] = ..., method: _Optional[str] = ..., space: _Optional[str] = ..., category: _Optional[_Iterable[str]] = ..., num_parameters: _Optional[int] = ..., loaded: bool = ..., fault: _Optional[str] = ...) -> None: ...
 
 class CollectionInfo(_message.Message):
     __slots__ = ("name", "num_products", "space", "vector_width", "generation", "create_time", "indexes", "recall_estimate")

@@ -474,7 +474,7 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def LoadAdapter(self, request, context):
-        """Loads an adapter, so that inputs may name it.
+        """Loads an adapter, so that inputs may name it, or loads it anew. Where it cannot be loaded, all stays as it was.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -488,7 +488,8 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Reload(self, request, context):
-        """Loads the model folder anew; the old model answers until the new one is ready.
+        """Loads the model folder anew, adapters and heads included; the old model answers until the new one is ready, and
+        calls that have begun keep it. Refused where a collection would be left without the model of its space.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -7,7 +7,8 @@ Rules that hold everywhere:
 - An item that cannot be used (an input, a query, a product) gets its own Error and never fails its neighbours.
   What concerns the whole call (a limit, the collection, no index) is the call's status.
 - Statuses, of calls and in Error.code alike: INVALID_ARGUMENT names the field, NOT_FOUND an unknown product,
-  adapter or collection, FAILED_PRECONDITION a vector of another space or a missing index, RESOURCE_EXHAUSTED a
+  adapter or collection, FAILED_PRECONDITION a vector of another space, a missing index or an adapter that cannot be
+  used, RESOURCE_EXHAUSTED a
   full queue (the trailing metadata `grpc-retry-pushback-ms` says when to come again), UNAVAILABLE a server that
   is loading or draining, or to which another process has not yet left the writing, DEADLINE_EXCEEDED work that was dropped, UNAUTHENTICATED a caller without a valid
   token, ALREADY_EXISTS a name that is taken, UNIMPLEMENTED an rpc or field that this server does not offer yet.
@@ -161,11 +162,13 @@ class AdminServiceStub:
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_item_pb2.ListAdaptersRequest, _item_pb2.ListAdaptersResponse]
     """The adapters of the model folder, loaded or not."""
     LoadAdapter: _grpc.UnaryUnaryMultiCallable[_item_pb2.LoadAdapterRequest, _item_pb2.LoadAdapterResponse]
-    """Loads an adapter, so that inputs may name it."""
+    """Loads an adapter, so that inputs may name it, or loads it anew. Where it cannot be loaded, all stays as it was."""
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_item_pb2.UnloadAdapterRequest, _item_pb2.UnloadAdapterResponse]
     """Unloads an adapter once the calls that use it have finished."""
     Reload: _grpc.UnaryUnaryMultiCallable[_item_pb2.ReloadRequest, _item_pb2.ReloadResponse]
-    """Loads the model folder anew; the old model answers until the new one is ready."""
+    """Loads the model folder anew, adapters and heads included; the old model answers until the new one is ready, and
+    calls that have begun keep it. Refused where a collection would be left without the model of its space.
+    """
     Reembed: _grpc.UnaryStreamMultiCallable[_item_pb2.ReembedRequest, _item_pb2.ReembedResponse]
     """Encodes every product of a collection anew into a new generation, which is not searched yet. Goes on where it was
     when it was cancelled or the server ended; one at a time of a collection.
@@ -189,11 +192,13 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ListAdapters: _aio.UnaryUnaryMultiCallable[_item_pb2.ListAdaptersRequest, _item_pb2.ListAdaptersResponse]  # type: ignore[assignment]
     """The adapters of the model folder, loaded or not."""
     LoadAdapter: _aio.UnaryUnaryMultiCallable[_item_pb2.LoadAdapterRequest, _item_pb2.LoadAdapterResponse]  # type: ignore[assignment]
-    """Loads an adapter, so that inputs may name it."""
+    """Loads an adapter, so that inputs may name it, or loads it anew. Where it cannot be loaded, all stays as it was."""
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_item_pb2.UnloadAdapterRequest, _item_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
     """Unloads an adapter once the calls that use it have finished."""
     Reload: _aio.UnaryUnaryMultiCallable[_item_pb2.ReloadRequest, _item_pb2.ReloadResponse]  # type: ignore[assignment]
-    """Loads the model folder anew; the old model answers until the new one is ready."""
+    """Loads the model folder anew, adapters and heads included; the old model answers until the new one is ready, and
+    calls that have begun keep it. Refused where a collection would be left without the model of its space.
+    """
     Reembed: _aio.UnaryStreamMultiCallable[_item_pb2.ReembedRequest, _item_pb2.ReembedResponse]  # type: ignore[assignment]
     """Encodes every product of a collection anew into a new generation, which is not searched yet. Goes on where it was
     when it was cancelled or the server ended; one at a time of a collection.
@@ -224,7 +229,7 @@ class AdminServiceServicer:
         request: _item_pb2.LoadAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_item_pb2.LoadAdapterResponse, _abc.Awaitable[_item_pb2.LoadAdapterResponse]]:
-        """Loads an adapter, so that inputs may name it."""
+        """Loads an adapter, so that inputs may name it, or loads it anew. Where it cannot be loaded, all stays as it was."""
 
     def UnloadAdapter(
         self,
@@ -238,7 +243,9 @@ class AdminServiceServicer:
         request: _item_pb2.ReloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_item_pb2.ReloadResponse, _abc.Awaitable[_item_pb2.ReloadResponse]]:
-        """Loads the model folder anew; the old model answers until the new one is ready."""
+        """Loads the model folder anew, adapters and heads included; the old model answers until the new one is ready, and
+        calls that have begun keep it. Refused where a collection would be left without the model of its space.
+        """
 
     def Reembed(
         self,

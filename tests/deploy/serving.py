@@ -18,8 +18,10 @@ from deploy.server import Server, ServerConfig, create_server
 from index.product import Product
 from index.store import Store
 from index.truth import About
+from item.adapters.bank import Named
 from item.catalog.listing import Listing, Picture
 from item.engine.interface import Encoded, Engine, Vectors
+from item.errors import ListingError
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
 from item.preprocessing.prepared import Prepared
@@ -102,15 +104,27 @@ class RecordingEngine:
     def __init__(self, inner: Engine) -> None:
         self.inner = inner
         self.name, self.space, self.vector_width = inner.name, inner.space, inner.vector_width
-        self.variant, self.preprocessor = inner.variant, inner.preprocessor
+        self.variant, self.preprocessor, self.adapters = inner.variant, inner.preprocessor, inner.adapters
+        self.model_space, self.features_width = inner.model_space, inner.features_width
         self.calls: list[list[str]] = []
 
-    def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
+    def encode(
+        self, listings: Sequence[Listing], adapter: Named | Sequence[Named] = None, *, with_features: bool = False
+    ) -> Encoded:
         self.calls.append([listing.title for listing in listings])
-        return self.inner.encode(listings, adapter)
+        return self.inner.encode(listings, adapter, with_features=with_features)
 
-    def encode_prepared(self, prepared: Sequence[Prepared]) -> Vectors:
-        return self.inner.encode_prepared(prepared)
+    def prepare_all(self, listings: Sequence[Listing]) -> list[Prepared | ListingError]:
+        return self.inner.prepare_all(listings)
+
+    def encode_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
+        return self.inner.encode_prepared(prepared, adapters)
+
+    def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
+        return self.inner.features_of(prepared, adapters)
+
+    def space_with(self, adapter: str | None) -> str:
+        return self.inner.space_with(adapter)
 
 
 class GatedEngine(RecordingEngine):
@@ -121,10 +135,12 @@ class GatedEngine(RecordingEngine):
         self.gate = threading.Semaphore(0)
         self.begun: queue.Queue[list[str]] = queue.Queue()
 
-    def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
+    def encode(
+        self, listings: Sequence[Listing], adapter: Named | Sequence[Named] = None, *, with_features: bool = False
+    ) -> Encoded:
         self.begun.put([listing.title for listing in listings])
         assert self.gate.acquire(timeout=20)
-        return super().encode(listings, adapter)
+        return super().encode(listings, adapter, with_features=with_features)
 
 
 class Hosting:

@@ -128,15 +128,6 @@ class TestAnswers:
         assert caught.value.code().name == code
         assert details in (caught.value.details() or "")
 
-    def test_adapters_and_reload_are_not_offered(self, channel: grpc.Channel) -> None:
-        admin = item_pb2_grpc.AdminServiceStub(channel)
-        for name in ("ListAdapters", "LoadAdapter", "UnloadAdapter", "Reload"):
-            request = getattr(item_pb2, f"{name}Request")()
-            with pytest.raises(grpc.RpcError) as caught:
-                getattr(admin, name)(request, timeout=10)
-            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-            assert caught.value.details() == f"{name} is not offered in this version"
-
     def test_without_an_index(self, hosting: Hosting, served_engine: Engine) -> None:
         with channel_to(hosting.serve(served_engine)) as channel:
             assert stub_of(channel).Embed(embed_request("a mug"), timeout=10).results[0].HasField("vector")
@@ -150,7 +141,7 @@ class TestAnswers:
         caplog.set_level(logging.WARNING)
 
         class Broken(GatedEngine):
-            def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
+            def encode(self, listings: Sequence[Listing], *args: object, **options: object) -> Encoded:
                 raise RuntimeError("secret path")
 
         with channel_to(hosting.serve(Broken(served_engine))) as channel, pytest.raises(grpc.RpcError) as caught:
@@ -360,6 +351,7 @@ class TestProgram:
             (["--model", "{model}", "--index", "{tmp}"], "has no collections; build one with: python -m index.build"),
             (["--model", "{model}", "--port", "70000"], "port: 70000"),
             (["--model", "{model}", "--max-k", "0"], "max_k: 0 is below 1"),
+            (["--model", "{model}", "--adapters", "0"], "num_adapters: 0 is below 1"),
             (["--model", "{model}", "--device", "abacus"], "'abacus'"),
         ],
     )

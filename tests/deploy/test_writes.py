@@ -337,9 +337,9 @@ def test_updates_of_one_product_at_once_are_all_kept(served_engine: Engine, own_
 
 def test_nothing_is_written_after_the_deadline(served_engine: Engine, own_index: Path) -> None:
     class Slow(RecordingEngine):
-        def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
+        def encode(self, listings: Sequence[Listing], *args: Any, **options: Any) -> Encoded:
             time.sleep(0.3)
-            return super().encode(listings, adapter)
+            return super().encode(listings, *args, **options)
 
     hosting = Hosting()
     shop = Shop(hosting.serve(Slow(served_engine), own_index), RecordingEngine(served_engine), own_index)

@@ -37,19 +37,29 @@ OLD, NEW = "a" * 64, "b" * 64
 class HashEngine:
     """An engine whose vectors are a function of its space, the words and the picture. Counts what it encodes."""
 
-    name, variant, vector_width = "hash", "", 8
+    name, variant, vector_width, features_width = "hash", "", 8, 0
     preprocessor: Any = None
+    adapters: Any = None
 
     def __init__(self, space: str) -> None:
-        self.space = space
+        self.space = self.model_space = space
         self.encoded: list[str] = []
 
-    def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
+    def encode(self, listings: Sequence[Listing], adapter: object = None, *, with_features: bool = False) -> Encoded:
         self.encoded += [one.title for one in listings]
         vectors = np.stack([self.vector(one.title, picture_of(one)) for one in listings])
-        return Encoded(vectors=vectors, refused={}, prepare_s=0.0, encode_s=0.0)
+        return Encoded(vectors=vectors, features=vectors[:, :0], refused={}, prepare_s=0.0, encode_s=0.0)
 
-    def encode_prepared(self, prepared: Sequence[Any]) -> Vectors:
+    def prepare_all(self, listings: Sequence[Listing]) -> list[Any]:
+        raise NotImplementedError
+
+    def encode_prepared(self, prepared: Sequence[Any], adapters: object = None) -> Vectors:
+        raise NotImplementedError
+
+    def features_of(self, prepared: Sequence[Any], adapters: object = None) -> Vectors:
+        raise NotImplementedError
+
+    def space_with(self, adapter: str | None) -> str:
         raise NotImplementedError
 
     def vector(self, title: str, picture: bytes) -> Vectors:

@@ -1,0 +1,156 @@
+"""The adapters of a model folder while it is served: which may be named, which are in memory, and their tables."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from item.adapters.adapter import Adapter, Array, num_rotations
+from item.adapters.files import names_of, read_adapter
+from item.errors import ConfigError, ModelError
+from item.model.config import ItemConfig
+
+Named = str | Adapter | None  # an adapter by name, as it is in the bank then; or as `get` gave it out; None: none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rotations:
+    """What rotates N listings.
+
+    r1, r2: (A, S) float32, read-only; row 0 is the model alone. rows: (N,) int64, each listing's row.
+    paired: whether all are of RoAd_1, whose R1 and R2 are equal within each pair.
+    """
+
+    r1: Array
+    r2: Array
+    rows: Array
+    paired: bool
+
+
+class Bank:
+    """The adapters of a model folder. For any threads.
+
+    All that are in the folder may be named at first, and are read when they are first asked for. At most `capacity`
+    stay in memory: the one that was asked for longest ago goes first, and may still be named.
+    """
+
+    def __init__(self, model: Path, config: ItemConfig, model_space: str, capacity: int = 64) -> None:
+        if capacity < 1:
+            raise ConfigError(f"capacity: {capacity} must be at least 1")
+        self.model, self.config, self.model_space, self.capacity = model, config, model_space, capacity
+        self._named = set(names_of(model))
+        self._memory: OrderedDict[str, Adapter] = OrderedDict()  # the one asked for longest ago first
+        self._state = threading.Lock()  # of the two above; held for moments
+        self._changing = threading.Lock()  # held while a folder is read: one change after another
+
+    def names(self) -> list[str]:
+        """Those that may be named."""
+        with self._state:
+            return sorted(self._named)
+
+    def loaded(self) -> list[str]:
+        """Those in memory, the one that was asked for longest ago first."""
+        with self._state:
+            return list(self._memory)
+
+    def get(self, name: str) -> Adapter:
+        """An adapter that may be named, read where it is not in memory.
+
+        Raises:
+            ModelError: it may not be named, or cannot be read (see `item.adapters.files.read_adapter`).
+        """
+        if (adapter := self._recall(name)) is not None:
+            return adapter
+        with self._changing:
+            if (adapter := self._recall(name)) is not None:  # another thread has read it meanwhile
+                return adapter
+            return self._read(name)
+
+    def look_at(self, name: str) -> Adapter:
+        """An adapter as it is in memory, or else in the folder, whether it may be named or not; changes nothing.
+
+        Raises:
+            ModelError: see `item.adapters.files.read_adapter`.
+        """
+        with self._state:
+            adapter = self._memory.get(name)
+        return adapter or read_adapter(self.model, name, self.config, self.model_space)
+
+    def preload(self) -> dict[str, ModelError]:
+        """Reads those that may be named into memory, as many as it takes. Returns why some cannot be read."""
+        faults: dict[str, ModelError] = {}
+        for name in self.names()[: self.capacity]:
+            try:
+                self.get(name)
+            except ModelError as error:
+                faults[name] = error
+        return faults
+
+    def load(self, name: str) -> Adapter:
+        """Reads an adapter anew from the folder and lets it be named. Where it cannot be read, all stays as it was.
+
+        Raises:
+            ModelError: see `item.adapters.files.read_adapter`.
+        """
+        with self._changing:
+            return self._read(name)
+
+    def unload(self, name: str) -> None:
+        """Lets an adapter no longer be named. Calls that have begun keep what they have.
+
+        Raises:
+            ModelError: it may not be named.
+        """
+        with self._changing, self._state:
+            self._check(name)
+            self._named.discard(name)
+            self._memory.pop(name, None)
+
+    def rotations(self, named: Sequence[Named]) -> Rotations:
+        """What rotates N listings with these adapters (None: the model alone). Later changes of the bank do not reach
+        it.
+
+        Raises:
+            ModelError: as `get`.
+        """
+        used = list(dict.fromkeys(one for one in named if one is not None))
+        adapters = [self.get(one) if isinstance(one, str) else one for one in used]
+        row_of: dict[Named, int] = {None: 0, **{one: 1 + row for row, one in enumerate(used)}}
+        r1 = np.ones((1 + len(used), num_rotations(self.config)), dtype=np.float32)
+        r2 = np.zeros_like(r1)
+        for row, adapter in enumerate(adapters, start=1):
+            r1[row], r2[row] = adapter.r1, adapter.r2
+        rows = np.array([row_of[one] for one in named], dtype=np.int64)
+        for array in (r1, r2, rows):
+            array.setflags(write=False)
+        return Rotations(r1=r1, r2=r2, rows=rows, paired=all(adapter.method == "road_1" for adapter in adapters))
+
+    def _recall(self, name: str) -> Adapter | None:
+        """An adapter from memory; None where it has to be read."""
+        with self._state:
+            self._check(name)
+            if name in self._memory:
+                self._memory.move_to_end(name)
+            return self._memory.get(name)
+
+    def _read(self, name: str) -> Adapter:
+        """Reads an adapter into memory, within `_changing`."""
+        adapter = read_adapter(self.model, name, self.config, self.model_space)
+        with self._state:
+            self._named.add(name)
+            self._memory[name] = adapter
+            self._memory.move_to_end(name)
+            while len(self._memory) > self.capacity:
+                self._memory.popitem(last=False)
+        return adapter
+
+    def _check(self, name: str) -> None:
+        """ModelError where an adapter may not be named."""
+        if name not in self._named:
+            there = ", ".join(sorted(self._named)) or "none"
+            raise ModelError(f"adapter: there is no adapter {name!r} (loaded: {there}); load it first")
