@@ -40,6 +40,7 @@ from torch import Tensor
 
 from benchmarks.report import CHECKOUT, Result, write_report
 from benchmarks.training import draw_shop
+from item.adapters.bank import Bank
 from item.catalog.listing import Listing
 from item.catalog.reader import read_catalog
 from item.engine import load_engine
@@ -265,7 +266,7 @@ def speed(shape: str, size: Size, folder: Path) -> list[Result]:
 
     def without_layers() -> Vectors:
         fp32.reads_state = False
-        vectors = fp32.run(prepared)
+        vectors = fp32.run(prepared).vectors
         fp32.reads_state = True
         return vectors
 
@@ -307,7 +308,7 @@ def mixed_lengths(shape: str, size: Size, listings: Sequence[Listing], folder: P
         lambda: [run_layers(model, inputs) for inputs in padded],
         lambda: [runner.layers.run(None, inputs) for inputs in equal],
     )
-    engine = ModelEngine(runner, preprocessor, "")
+    engine = ModelEngine(runner, preprocessor, Bank(folder, model.config, ""), "")
     eager = TorchRunner(model, torch.device("cpu"))
     whole_mixed, whole_padded = alternate(
         max(2, size.repeats // 6),

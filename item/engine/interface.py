@@ -1,14 +1,15 @@
-"""What every engine offers: `encode(listings) -> vectors`, the same vectors whatever else is in the batch."""
+"""What every engine offers: `encode(listings, adapter) -> vectors`, the same whatever else is in the batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from item.adapters.bank import Bank, Rotations
 from item.catalog.listing import Listing
 from item.errors import ListingError
 from item.preprocessing.prepared import Prepared
@@ -19,30 +20,68 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """Vectors of N listings in their order: (N, D) float32 of unit norm; the row of a refused listing is NaN."""
+    """Vectors of N listings in their order: (N, D) float32 of unit norm; the row of a refused listing is NaN.
+
+    features: (N, F) float32, what the vector head reads of words and picture (item.model.vector): what heads of
+        categories read. NaN likewise; (N, 0) where they were not asked for.
+    """
 
     vectors: Vectors
+    features: Vectors
     refused: dict[int, ListingError]  # position -> why
     prepare_s: float  # seconds spent waiting for listings to be read, tokenised, decoded
     encode_s: float  # seconds spent in the encoder, while further listings were being prepared
 
 
 class Engine(Protocol):
-    """One loaded model variant. `space` names the space of its vectors; D = `vector_width`."""
+    """One loaded model variant. `space` names the space of its vectors; D = `vector_width`, F = `features_width`."""
 
     name: str  # how it runs, for GetInfo: "torch cpu float32"
     variant: str  # of the model folder; "": none of its variants but the model itself
     space: str
+    model_space: str  # of the model that it is a variant of, which its adapters were made for
     vector_width: int
+    features_width: int
     preprocessor: Preprocessor
+    adapters: Bank
 
-    def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
-        """Vectors of listings. A listing that cannot be read is refused alone; an unknown adapter raises ModelError."""
+    def encode(
+        self,
+        listings: Sequence[Listing],
+        adapter: str | Sequence[str | None] | None = None,
+        *,
+        with_features: bool = False,
+    ) -> Encoded:
+        """Vectors of listings. A listing that cannot be read is refused alone.
+
+        Args:
+            adapter: the name of one for all listings, or one for each; None: the model alone.
+            with_features: whether `Encoded.features` are given too.
+
+        Raises:
+            ModelError: an adapter may not be named or cannot be read (item.adapters.bank).
+        """
         ...
 
-    def encode_prepared(self, prepared: Sequence[Prepared]) -> Vectors:
-        """(N, D) float32 of unit norm from listings already made ready (batch jobs prepare in other processes)."""
+    def encode_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[str | None] | None = None) -> Vectors:
+        """(N, D) float32 of unit norm from listings already made ready (batch jobs prepare in other processes), each
+        with the adapter of that name. Raises ModelError as `encode`."""
         ...
+
+    def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[str | None] | None = None) -> Vectors:
+        """(N, F) float32, as `encode_prepared`: `Encoded.features` of listings already made ready."""
+        ...
+
+    def space_with(self, adapter: str | None) -> str:
+        """The space of the vectors that an adapter makes; None: of the model alone. Raises ModelError as `encode`."""
+        ...
+
+
+class Outputs(NamedTuple):
+    """Of one run: (N, D) vectors of unit norm, (N, F) features, float32."""
+
+    vectors: Vectors
+    features: Vectors
 
 
 class Runner(Protocol):
@@ -54,10 +93,12 @@ class Runner(Protocol):
 
     name: str
     vector_width: int
+    features_width: int
     num_cells: int
     packed: bool
     token_budget: int
 
-    def run(self, prepared: Sequence[Prepared]) -> Vectors:
-        """(N, D) float32 of unit norm, of at least one listing. Not called by two threads at once."""
+    def run(self, prepared: Sequence[Prepared], rotations: Rotations | None = None) -> Outputs:
+        """Of at least one listing, each with its row of the rotations; None: the model alone. Not called by two threads
+        at once."""
         ...

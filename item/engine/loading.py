@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from item.adapters.bank import Bank
 from item.engine.device import choose_device
 from item.engine.interface import Engine, Runner
 from item.engine.model_engine import ModelEngine
@@ -44,12 +45,13 @@ def load_engine(
         exported = device == "cpu" and FULL_PRECISION in names_of(folder) and find_spec("onnxruntime") is not None
         variant = FULL_PRECISION if exported else "torch"
     space = space_of_folder(folder, config, preprocessor)
+    adapters = Bank(folder, config, space)
     runner: Runner
     if variant == "torch":
         from item.engine.torch_runner import TorchRunner
 
         runner = TorchRunner.load(folder, device, "float32", num_threads)
-        return ModelEngine(runner, preprocessor, space)
+        return ModelEngine(runner, preprocessor, adapters, space)
     variant_folder, found = find_variant(folder, variant)
     check_model(variant_folder, found, space)
     if found.runtime == "torch":
@@ -64,12 +66,12 @@ def load_engine(
         except ImportError as error:
             raise ModelError(f"variant: {variant!r} runs on onnxruntime, which is not installed ({error})") from error
         runner = OnnxRunner(variant_folder, found.precision, config, device, num_threads)
-    return ModelEngine(runner, preprocessor, found.space, found.name)
+    return ModelEngine(runner, preprocessor, adapters, found.space, found.name)
 
 
 def warm_up(engine: Engine) -> None:
-    """Encodes one drawn listing by words, by picture and by both, so that the first request pays for no compilation,
-    no allocation and no reading of weights."""
+    """Encodes one drawn listing by words, by picture and by both, alone and with an adapter that is in memory, so that
+    the first request pays for no compilation, no allocation and no reading of weights."""
     preprocessor = engine.preprocessor
     side = preprocessor.config.picture_size
     both = Prepared(
@@ -78,4 +80,5 @@ def warm_up(engine: Engine) -> None:
     )
     for modality in MODALITIES:
         if (one := both.only(modality)) is not None:
-            engine.encode_prepared([one])
+            for adapter in (None, *engine.adapters.loaded()[-1:]):
+                engine.encode_prepared([one], [adapter])

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
+from item.adapters.bank import Bank, Rotations
 from item.catalog.listing import Listing
 from item.engine.batching import buckets
 from item.engine.interface import Encoded, Runner, Vectors
-from item.errors import ListingError, ModelError
+from item.errors import ListingError
 from item.preprocessing.prepared import Prepared
 from item.preprocessing.preprocessor import Preprocessor
 
@@ -25,17 +27,27 @@ Outcome = Prepared | ListingError
 class ModelEngine:
     """A preprocessor and a runner of the same model folder; see `item.engine.interface.Engine`. For any threads."""
 
-    def __init__(self, runner: Runner, preprocessor: Preprocessor, space: str, variant: str = "") -> None:
-        self.runner, self.preprocessor, self.space = runner, preprocessor, space
-        self.name, self.variant, self.vector_width = runner.name, variant, runner.vector_width
+    def __init__(
+        self, runner: Runner, preprocessor: Preprocessor, adapters: Bank, space: str, variant: str = ""
+    ) -> None:
+        self.runner, self.preprocessor, self.adapters = runner, preprocessor, adapters
+        self.space, self.model_space = space, adapters.model_space
+        self.name, self.variant = runner.name, variant
+        self.vector_width, self.features_width = runner.vector_width, runner.features_width
         self._running = threading.Lock()
         self.readers = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare")
 
-    def encode(self, listings: Sequence[Listing], adapter: str | None = None) -> Encoded:
+    def encode(
+        self,
+        listings: Sequence[Listing],
+        adapter: str | Sequence[str | None] | None = None,
+        *,
+        with_features: bool = False,
+    ) -> Encoded:
         """Vectors of listings; see `item.engine.interface.Engine`."""
-        if adapter is not None:
-            raise ModelError(f"adapter: there is no adapter {adapter!r}; this model has none")
-        vectors = np.full((len(listings), self.vector_width), np.nan, dtype=np.float32)
+        names = [adapter] * len(listings) if adapter is None or isinstance(adapter, str) else adapter
+        rotations = self._rotations(names, len(listings))
+        outputs = self._outputs(len(listings), ["vectors", "features"] if with_features else ["vectors"])
         refused: dict[int, ListingError] = {}
         prepare_s = encode_s = 0.0
         last = time.perf_counter()
@@ -43,21 +55,58 @@ class ModelEngine:
             ready = time.perf_counter()
             refused |= {start + row: one for row, one in enumerate(outcomes) if isinstance(one, ListingError)}
             prepared = {start + row: one for row, one in enumerate(outcomes) if isinstance(one, Prepared)}
-            if prepared:
-                vectors[list(prepared)] = self.encode_prepared(list(prepared.values()))
+            self._run(prepared, rotations, outputs)
             prepare_s += ready - last
             last = time.perf_counter()
             encode_s += last - ready
-        return Encoded(vectors=vectors, refused=refused, prepare_s=prepare_s, encode_s=encode_s)
+        return Encoded(**outputs, refused=refused, prepare_s=prepare_s, encode_s=encode_s)
 
-    def encode_prepared(self, prepared: Sequence[Prepared]) -> Vectors:
+    def encode_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[str | None] | None = None) -> Vectors:
         """(N, D) float32 of unit norm; see `item.engine.interface.Engine`."""
-        runner = self.runner
-        vectors = np.empty((len(prepared), self.vector_width), dtype=np.float32)
-        for rows in buckets(prepared, runner.num_cells, runner.token_budget, runner.packed):
+        return self._of_prepared(prepared, adapters, "vectors")
+
+    def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[str | None] | None = None) -> Vectors:
+        """(N, F) float32; see `item.engine.interface.Engine`."""
+        return self._of_prepared(prepared, adapters, "features")
+
+    def space_with(self, adapter: str | None) -> str:
+        """The space of the vectors that an adapter makes; see `item.engine.interface.Engine`."""
+        return self.space if adapter is None else self.adapters.get(adapter).space(self.space)
+
+    def _of_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[str | None] | None, output: str) -> Vectors:
+        """One output of listings made ready."""
+        rotations = self._rotations([None] * len(prepared) if adapters is None else adapters, len(prepared))
+        outputs = self._outputs(len(prepared), [output])
+        self._run(dict(enumerate(prepared)), rotations, outputs)
+        return outputs[output]
+
+    def _rotations(self, adapters: Sequence[str | None], count: int) -> Rotations | None:
+        """What rotates `count` listings with these adapters; None where none has one."""
+        assert len(adapters) == count, "one adapter for each listing"
+        return self.adapters.rotations(adapters) if any(name is not None for name in adapters) else None
+
+    def _outputs(self, count: int, asked: Sequence[str]) -> dict[str, Vectors]:
+        """NaN in the place of the outputs that are asked for; no columns of the others."""
+        widths = {"vectors": self.vector_width, "features": self.features_width}
+        return {
+            name: np.full((count, width if name in asked else 0), np.nan, dtype=np.float32)
+            for name, width in widths.items()
+        }
+
+    def _run(self, prepared: Mapping[int, Prepared], rotations: Rotations | None, outputs: dict[str, Vectors]) -> None:
+        """Fills the rows of `outputs`, those with columns, that `prepared` has listings of."""
+        runner, rows = self.runner, np.fromiter(prepared, np.int64, len(prepared))
+        ready = list(prepared.values())
+        for bucket in buckets(ready, runner.num_cells, runner.token_budget, runner.packed):
+            of_bucket = rows[bucket]
+            chosen = rotations and replace(rotations, rows=rotations.rows[of_bucket])
+            if chosen is not None and not chosen.rows.any():
+                chosen = None
             with self._running:
-                vectors[rows] = runner.run([prepared[row] for row in rows])
-        return vectors
+                made = runner.run([ready[row] for row in bucket], chosen)
+            for name, output in outputs.items():
+                if output.shape[1]:
+                    output[of_bucket] = getattr(made, name)
 
     def prepare_ahead(self, listings: Sequence[Listing]) -> Iterator[tuple[int, list[Outcome]]]:
         """Windows of prepared listings and where each begins; the next one is under way when a window is given out."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from item.engine.interface import Vectors
-from item.engine.packing import pack
-from item.engine.variant import LAYERS_FILE, STEM_FILE, VECTOR_FILE, again
+from item.adapters.bank import Rotations
+from item.engine.interface import Outputs
+from item.engine.packing import complex_tables, pack
+from item.engine.variant import ADAPTED_FILE, LAYERS_FILE, STEM_FILE, VECTOR_FILE, again
 from item.errors import ConfigError, ModelError
 from item.model.config import ItemConfig
 from item.preprocessing.prepared import Prepared
@@ -47,11 +49,13 @@ class OnnxRunner:
         self.stem, self.layers, self.head = (
             start_session(folder, file, device, num_threads) for file in (STEM_FILE, LAYERS_FILE, VECTOR_FILE)
         )
+        self.start_adapted = partial(start_session, folder, ADAPTED_FILE, device, num_threads)
+        self.tables: tuple[Rotations | None, dict[str, Array]] = None, {}  # of the latest run with adapters
         self.reads_state = is_true(self.head, "reads_state")
         self.text_reads_cells = is_true(self.layers, "text_reads_cells")
         self.num_cells, self.cell_width = self.shape_of(self.layers, "cells")[1:]
         self.pooled_width = self.shape_of(self.head, "pooled")[1]
-        self.vector_width = config.vector_width
+        self.vector_width, self.features_width = config.vector_width, 2 * config.width + self.pooled_width
         self.name = f"onnxruntime {device.partition(':')[0]} {precision}"
 
     @staticmethod
@@ -59,14 +63,19 @@ class OnnxRunner:
         """The shape of an input."""
         return next(one.shape for one in session.get_inputs() if one.name == name)
 
-    def run(self, prepared: Sequence[Prepared]) -> Vectors:
-        """(N, D) float32 of unit norm; see `item.engine.interface.Runner`."""
+    @cached_property
+    def adapted_layers(self) -> onnxruntime.InferenceSession:
+        """The layers with adapters, loaded when they are first needed."""
+        return self.start_adapted()
+
+    def run(self, prepared: Sequence[Prepared], rotations: Rotations | None = None) -> Outputs:
+        """See `item.engine.interface.Runner`."""
         has_words = np.array([[one.word_ids is not None] for one in prepared])
         has_picture = np.array([[one.pixels is not None] for one in prepared])
         cells, pooled = self.run_stem([one.pixels for one in prepared if one.pixels is not None])
         of_pictures = np.zeros((len(prepared), self.pooled_width), np.float32)
         of_pictures[has_picture[:, 0]] = pooled
-        g, means = self.run_layers(prepared, cells, has_words[:, 0], has_picture[:, 0])
+        g, means = self.run_layers(prepared, cells, has_words[:, 0], has_picture[:, 0], rotations)
         inputs = {
             "g": g,
             "means": means,
@@ -74,7 +83,7 @@ class OnnxRunner:
             "has_words": has_words.astype(np.float32),
             "has_picture": has_picture.astype(np.float32),
         }
-        return np.asarray(self.head.run(["vectors"], inputs)[0])
+        return Outputs(*self.head.run(Outputs._fields, inputs))
 
     def run_stem(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> tuple[Array, Array]:
         """P pictures -> (P, m, C) cells, none where no text reads them, and (P, F) pooled."""
@@ -90,7 +99,12 @@ class OnnxRunner:
         return (cells[0] if cells else none), pooled
 
     def run_layers(
-        self, prepared: Sequence[Prepared], cells: Array, has_words: Array, has_picture: Array
+        self,
+        prepared: Sequence[Prepared],
+        cells: Array,
+        has_words: Array,
+        has_picture: Array,
+        rotations: Rotations | None,
     ) -> tuple[Array, Array]:
         """[CLS]'s state and the words' means, (N, D) and (N, 2, D).
 
@@ -111,12 +125,24 @@ class OnnxRunner:
             self.config.sep_id,
         )
         inputs = {**packed.inputs(), "cells": cells[enters[has_picture]]}
-        g, means = self.layers.run(["g", "means"], inputs)
+        if rotations is None:
+            g, means = self.layers.run(["g", "means"], inputs)
+        else:
+            inputs |= {**self.tables_of(rotations), "adapter": rotations.rows[enters][packed.listing]}
+            g, means = self.adapted_layers.run(["g", "means"], inputs)
         if enters.all():
             return g, means
         all_g, all_means = np.zeros((len(prepared), width), np.float32), np.zeros((len(prepared), 2, width), np.float32)
         all_g[enters], all_means[enters] = g, means
         return all_g, all_means
+
+    def tables_of(self, rotations: Rotations) -> dict[str, Array]:
+        """The adapters' inputs; those of a further run of the same call are the same."""
+        known, tables = self.tables
+        if known is None or known.r1 is not rotations.r1 or known.paired != rotations.paired:
+            tables = complex_tables(rotations)
+            self.tables = rotations, tables
+        return tables
 
 
 def is_true(session: onnxruntime.InferenceSession, name: str) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from item.adapters.adapter import Array
+from item.adapters.bank import Rotations
 from item.preprocessing.prepared import Prepared
 
 Ints = npt.NDArray[np.int64]
@@ -23,6 +25,7 @@ class Packed:
     """B listings' tokens, n of text and N in all; T of the longest listing, t of the longest text.
 
     word_ids, positions: (n,), of the text tokens, [CLS] included.
+    listing: (N,), the listing of each token.
     gather: (B, T), the packed row of each padded place (any, at padding). scatter: (N,), the reverse, into B T.
     gather_text: (B, t), scatter_text: (n,), the same of text alone, which is what the last layer gives out.
     padding: (B, 1, 1, T), 0 or -inf. is_text: (B, T), 1 at [CLS] and words.
@@ -31,6 +34,7 @@ class Packed:
 
     word_ids: Ints
     positions: Ints
+    listing: Ints
     gather: Ints
     scatter: Ints
     gather_text: Ints
@@ -41,7 +45,7 @@ class Packed:
 
     def inputs(self) -> dict[str, npt.NDArray[np.generic]]:
         """The graph's inputs, by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__slots__ if name != "listing"}
 
 
 def pack(prepared: Sequence[Prepared], num_cells: int, cls_id: int, sep_id: int) -> Packed:
@@ -65,6 +69,7 @@ def pack(prepared: Sequence[Prepared], num_cells: int, cls_id: int, sep_id: int)
     return Packed(
         word_ids=np.concatenate([part for ids in texts for part in ([cls_id], ids)]).astype(np.int64),
         positions=np.broadcast_to(place, is_text.shape)[is_text],
+        listing=np.concatenate([np.repeat(np.arange(len(texts)), counts) for counts in (num_text, cells)]),
         gather=gather,
         scatter=scatter,
         gather_text=np.where(of_text, gather[:, : num_text.max()], 0),
@@ -78,3 +83,19 @@ def pack(prepared: Sequence[Prepared], num_cells: int, cls_id: int, sep_id: int)
 def title_length(ids: npt.NDArray[np.int32], sep_id: int) -> int:
     """Tokens up to the first [SEP], it included; 0 without words."""
     return int(np.argmax(ids == sep_id)) + 1 if len(ids) else 0
+
+
+def complex_tables(rotations: Rotations) -> dict[str, Array]:
+    """The adapters' tables as the layers' graph takes them: R h = t z + conj(m z) for each pair z = h_1 + i h_2.
+
+    R h = (R1_1 h_1 - R2_1 h_2, R1_2 h_2 + R2_2 h_1), so that t + m = R1_1 + i R2_1 and t - m = R1_2 + i R2_2.
+    t: (A, S / 2). m: likewise, or (0, S / 2) where all of it is 0.
+    """
+    tables: dict[str, Array] = {}
+    for part, r in (("re", rotations.r1), ("im", rotations.r2)):
+        first, second = r[:, 0::2], r[:, 1::2]
+        if rotations.paired:
+            tables |= {f"turn_{part}": np.ascontiguousarray(first), f"mirror_{part}": np.empty_like(first[:0])}
+        else:
+            tables |= {f"turn_{part}": (first + second) / 2, f"mirror_{part}": (first - second) / 2}
+    return tables

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from item.engine.interface import Vectors
-from item.model.batch import collate
-from item.model.encoder import ITEm
+from item.adapters.adapter import linears_of
+from item.adapters.bank import Rotations
+from item.engine.interface import Outputs
+from item.model.batch import Batch, collate
+from item.model.encoder import Encoded, ITEm
 from item.preprocessing.prepared import Prepared
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,7 +34,8 @@ class TorchRunner:
     def __init__(self, model: ITEm, device: torch.device, precision: str = "float32") -> None:
         self.model = model.to(device).eval()
         self.device, self.precision = device, PRECISIONS[precision]
-        self.vector_width, self.num_cells = model.config.vector_width, model.stem.num_cells
+        self.vector_width, self.features_width = model.config.vector_width, model.vector.features_width
+        self.num_cells = model.stem.num_cells
         self.name = f"torch {device.type} {precision}"
         if device.type == "cuda":
             self.token_budget = 32_768
@@ -44,9 +50,35 @@ class TorchRunner:
         return cls(ITEm.from_pretrained(folder), torch.device(device), precision)
 
     @torch.inference_mode()
-    def run(self, prepared: Sequence[Prepared]) -> Vectors:
-        """(N, D) float32 of unit norm; see `item.engine.interface.Runner`."""
+    def run(self, prepared: Sequence[Prepared], rotations: Rotations | None = None) -> Outputs:
+        """See `item.engine.interface.Runner`."""
         batch = collate(prepared).to(self.device)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            encoded = self.model.encode(batch)
-        return np.asarray(self.model.vectors(encoded, batch).cpu().numpy())
+            encoded = self.model.encode(batch) if rotations is None else self.encode_adapted(batch, rotations)
+        made = self.model.vectors(encoded, batch), self.model.features(encoded, batch)
+        return Outputs(*(np.asarray(one.cpu().numpy()) for one in made))
+
+    def encode_adapted(self, batch: Batch, rotations: Rotations) -> Encoded:
+        """The last states of listings that each have their own adapter."""
+        r1, r2 = (torch.from_numpy(r[rotations.rows]).to(self.device) for r in (rotations.r1, rotations.r2))
+        with rotated(self.model, r1, r2):
+            return self.model.encode(batch)
+
+
+@contextmanager
+def rotated(model: ITEm, r1: Tensor, r2: Tensor) -> Iterator[None]:
+    """Within, each linear layer's outputs are rotated, R1 h + R2 rot(h), by each listing's columns of (B, S)."""
+
+    def turn(place: slice, module: nn.Module, inputs: tuple[Tensor, ...], h: Tensor) -> Tensor:
+        turned = torch.stack([-h[..., 1::2], h[..., 0::2]], dim=-1).flatten(-2)
+        return torch.addcmul(h * r1[:, None, place].to(h.dtype), turned, r2[:, None, place].to(h.dtype))
+
+    handles = [
+        model.get_submodule(name).register_forward_hook(partial(turn, place))
+        for name, place in linears_of(model.config).items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from item.errors import ModelError
 
-FORMAT = 1  # of variant.json; another one is refused
+FORMAT = 2  # of variant.json; another one is refused
 VARIANTS_FOLDER, VARIANT_FILE = "variants", "variant.json"
 STEM_FILE, LAYERS_FILE, ADAPTED_FILE, VECTOR_FILE = "stem.onnx", "layers.onnx", "layers_adapted.onnx", "vector.onnx"
 WEIGHTS_FILE = "weights.bin"

@@ -4,21 +4,22 @@ The layers run on *packed* tokens: those of all listings one after another, (N, 
 padded, B listings by T tokens, and the graph takes the indices both ways as inputs (item.engine.packing makes them).
 
 Shapes: B listings, P pictures, n text tokens ([CLS], words, [SEP]) of all listings, m cells of a picture, N = n + P m,
-T tokens of the longest listing, t of the longest text, D width, H heads, A adapters, F pooled features, V the vector's
-width.
+T tokens of the longest listing, t of the longest text, D width, H heads, A adapters, S outputs of all linear layers, F
+pooled features, V the vector's width.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, cast
 
 import numpy as np
 import onnx
 from torch import Tensor, nn
 
+from item.adapters.adapter import num_rotations
 from item.export.graph import CONTRIB, Array, GraphBuilder
 from item.model.attention import BETA, GAMMA, ZETA
-from item.model.config import ItemConfig
 from item.model.encoder import ITEm, Layer
 from item.model.vector import Part
 
@@ -40,11 +41,6 @@ def float_linear(graph: GraphBuilder, x: str, name: str, weight: Array, bias: Ar
     return str(graph("Gemm", x, matrix, offset, name=name))
 
 
-def num_rotations(config: ItemConfig) -> int:
-    """S, the outputs of all linear layers: of each layer query, key, value, output, up, down, in this order."""
-    return config.num_layers * (5 * config.width + config.mlp_width)
-
-
 def array(tensor: Tensor) -> Array:
     """A parameter's values."""
     return tensor.detach().cpu().numpy()
@@ -63,9 +59,14 @@ def layer_linears(layer: Layer) -> dict[str, tuple[Array, Array]]:
 class LayersGraph:
     """Builds the layers: tokens in; [CLS]'s state and the words' means, (B, D) and (B, 2, D), out.
 
-    adapters: whether the graph also takes a bank of RoAd rotations (arXiv 2409.00119): `rotations`, (A, 2, S), R1 and
-        R2 for the S outputs of all linear layers, and `adapter`, (N,), each token's row in it. R1 = 1 and R2 = 0 is
-        the model without adapter.
+    adapters: whether the graph also takes RoAd adapters (arXiv 2409.00119), and `adapter`, (N,), each token's row in
+        their tables. Two adjacent outputs of a linear layer are one complex number z, and every 2x2 matrix of RoAd is
+
+            z -> t z + conj(m z)        t = 1, m = 0: the model without adapter;    m = 0: all of RoAd_1
+
+        `turn_re` and `turn_im`, (A, S / 2), hold t; `mirror_re` and `mirror_im` hold m, or have no rows where all of it
+        is 0 (item.engine.packing.complex_tables). A complex product with a table's row is ONNX Runtime's
+        RotaryEmbedding: one pass over the outputs, whatever the number of adapters.
 
     `text_reads_cells` among the properties says whether the outputs depend on `cells`.
     """
@@ -74,8 +75,9 @@ class LayersGraph:
         self.config, self.encoder = model.config, model
         self.linear, self.adapters = linear, adapters
         self.graph = GraphBuilder()
-        self.adapter = "adapter"
-        self.rotated = 0  # outputs of linear layers that have their columns in `rotations` already
+        self.unit = math.gcd(self.config.width, self.config.mlp_width)  # outputs that one row of a table rotates
+        self.rotated = 0  # outputs of linear layers that have their columns in the tables already
+        self.first_rows = ""  # of each token's adapter, (N, 1), in tables of one unit a row
 
     def build(self, metadata: dict[str, str]) -> onnx.ModelProto:
         """The model, with `metadata` in its properties."""
@@ -84,8 +86,7 @@ class LayersGraph:
         for name, shape in INDICES.items():
             g.input(name, "int64", shape)
         if self.adapters:
-            g.input("adapter", "int64", ["N"])
-            g.input("rotations", "float", ["A", 2, num_rotations(self.config)])
+            self.tables()
         padding, text_to_cell = self.biases()
         layers = cast(list[Layer], self.encoder.layers)
         for index, (layer, gate) in enumerate(zip(layers, array(self.encoder.gates), strict=True)):
@@ -94,6 +95,18 @@ class LayersGraph:
         self.pool(x)
         reads_cells = "true" if self.encoder.text_reads_cells else "false"
         return g.model("layers", {"text_reads_cells": reads_cells, **metadata})
+
+    def tables(self) -> None:
+        """The adapters' inputs. The tables are laid out anew, (A S / unit, unit / 2), so that no layer has to cut its
+        columns out of them."""
+        g, S = self.graph, num_rotations(self.config)
+        for table, rows in {"turn": "A", "mirror": "M"}.items():
+            for part in ("re", "im"):
+                values = g.input(f"{table}_{part}", "float", [rows, S // 2])
+                g("Reshape", values, g.ints(-1, self.unit // 2), name=f"{table}.{part}")
+        g("Greater", g("Size", "mirror_re"), g.constant("none", np.int64(0)), name="mirrors")
+        rows = g("Mul", g.input("adapter", "int64", ["N"]), g.constant("rows_each", np.int64(S // self.unit)))
+        self.first_rows = g("Unsqueeze", rows, g.ints(1))
 
     def tokens(self) -> str:
         """(N, D): text tokens, then cells, each content + position + type, normalised."""
@@ -139,7 +152,7 @@ class LayersGraph:
         q, bias = g("Slice", q, g.ints(0), longest, g.ints(1)), g("Slice", bias, g.ints(0), longest, g.ints(2))
         x = g("Slice", x, g.ints(0), g("Shape", "word_ids"), g.ints(0))
         if self.adapters:
-            self.adapter = g("Slice", self.adapter, g.ints(0), g("Shape", "word_ids"), g.ints(0))
+            self.first_rows = g("Slice", self.first_rows, g.ints(0), g("Shape", "word_ids"), g.ints(0))
         return self.finish(name, layer, x, self.unpad(self.attend(name, q, k, v, bias), "scatter_text"))
 
     def project(self, name: str, layer: Layer, x: str) -> list[str]:
@@ -158,7 +171,8 @@ class LayersGraph:
 
     def apply(self, name: str, x: str, weight: Array, bias: Array) -> str:
         """A linear layer, and its rotation where there are adapters."""
-        return self.rotate(self.linear(self.graph, x, name, weight, bias), len(bias))
+        y = self.linear(self.graph, x, name, weight, bias)
+        return self.rotate(name, y, len(bias)) if self.adapters else y
 
     def attend(self, name: str, q: str, k: str, v: str, bias: str) -> str:
         """(B, T, D) of each -> (B, T of the queries, D), heads side by side."""
@@ -198,18 +212,28 @@ class LayersGraph:
         g = self.graph
         return str(g("Gather", g("Reshape", x, g.ints(-1, self.config.width)), scatter))
 
-    def rotate(self, h: str, width: int) -> str:
-        """z = R1 h + R2 rot(h), rot(h) = (-h_2, h_1, -h_4, h_3, ...), each token with its own adapter's R1 and R2."""
-        if not self.adapters:
-            return h
-        g, start = self.graph, self.rotated
+    def rotate(self, name: str, h: str, width: int) -> str:
+        """t z + conj(m z) of each pair of h, (N, width), each token with its own adapter's t and m."""
+        g, start = self.graph, self.rotated // self.unit
         self.rotated += width
-        columns = g("Slice", "rotations", g.ints(start), g.ints(self.rotated), g.ints(2))
-        r1, r2 = g("Split", g("Gather", columns, self.adapter), outputs=2, axis=1, num_outputs=2)
-        first, second = g("Split", g("Reshape", h, g.ints(-1, width // 2, 2)), outputs=2, axis=2, num_outputs=2)
-        turned = g("Reshape", g("Concat", g("Neg", second), first, axis=2), g.ints(-1, width))
-        r1, r2 = (g("Reshape", r, g.ints(-1, width)) for r in (r1, r2))
-        return str(g("Add", g("Mul", h, r1), g("Mul", turned, r2)))
+        units = np.arange(start, self.rotated // self.unit, dtype=np.int64)
+        rows = g("Add", self.first_rows, g.constant(f"{name}.units", units[None]))
+        z = g("Reshape", h, g.ints(-1, len(units), self.unit))
+
+        def product(table: str) -> str:
+            re, im, at = f"{table}.re", f"{table}.im", f"{name}.{table}"
+            return str(g("RotaryEmbedding", z, rows, re, im, name=at, domain=CONTRIB, interleaved=1))
+
+        def mirrored() -> str:
+            signs = g.constant("signs", np.tile(np.array([1, -1], np.float32), self.unit // 2))
+            conjugate = g("Mul", product("mirror"), signs, name=f"{name}.conjugate")
+            return str(g("Add", turned, conjugate, name=f"{name}.both"))
+
+        def alone() -> str:
+            return str(g("Identity", turned, name=f"{name}.alone"))
+
+        turned = product("turn")
+        return str(g("Reshape", g.choose("mirrors", mirrored, alone, f"{name}.rotated"), g.ints(-1, width)))
 
     def pool(self, x: str) -> None:
         """(n, D), text alone: gives out [CLS]'s states and the words' means."""
@@ -232,8 +256,8 @@ def reads_state(model: ITEm) -> bool:
 
 def vector_graph(model: ITEm, metadata: dict[str, str]) -> onnx.ModelProto:
     """The vector head: g (B, D), means (B, 2, D), pooled (B, F), has_words and has_picture (B, 1), 0 or 1 -> `vectors`,
-    (B, V) of unit norm. What a listing does not have is given as zeros. `reads_state` among the properties says whether
-    g counts."""
+    (B, V) of unit norm, and `features`, (B, 2 D + F), what its parts read (item.model.vector.VectorHead.features). What
+    a listing does not have is given as zeros. `reads_state` among the properties says whether g counts."""
     g, D, head = GraphBuilder(), model.config.width, model.vector
     state, means = g.input("g", "float", ["B", D]), g.input("means", "float", ["B", 2, D])
     pooled = g.input("pooled", "float", ["B", head.picture.projection.shape[1]])
@@ -242,9 +266,10 @@ def vector_graph(model: ITEm, metadata: dict[str, str]) -> onnx.ModelProto:
     shares = g.constant("field_shares", np.sqrt(np.array([[t], [1 - t]], dtype=np.float32)))
     fields = g("Reshape", g("Mul", unit(g, means), shares), g.ints(-1, 2 * D))
     a_words, a_picture, a_shared, a_category = array(head.weights)
+    x_words, x_picture = centred(g, "words", head.words, fields), centred(g, "picture", head.picture, pooled)
     parts = [
-        (part_graph(g, "words", head.words, fields), has_words, a_words),
-        (part_graph(g, "picture", head.picture, pooled), has_picture, a_picture),
+        (part_graph(g, "words", head.words, x_words), has_words, a_words),
+        (part_graph(g, "picture", head.picture, x_picture), has_picture, a_picture),
     ]
     e = matrix_product(g, state, "global_projection", array(head.global_projection))
     for (own, _, _), there, weight in parts:
@@ -263,12 +288,18 @@ def vector_graph(model: ITEm, metadata: dict[str, str]) -> onnx.ModelProto:
         e = g("Add", e, g("Mul", category, says))
     properties = {"reads_state": "true" if reads_state(model) else "false", **metadata}
     g.output(unit(g, e), "vectors", ["B", model.config.vector_width])
+    features = g("Concat", g("Mul", x_words, has_words), g("Mul", x_picture, has_picture), axis=1)
+    g.output(features, "features", ["B", head.features_width])
     return g.model("vector", properties)
 
 
+def centred(g: GraphBuilder, name: str, part: Part, x: str) -> str:
+    """What a part reads: x without its mean, of unit norm."""
+    return unit(g, g("Sub", x, g.constant(f"{name}.mean", array(part.mean))))
+
+
 def part_graph(g: GraphBuilder, name: str, part: Part, x: str) -> tuple[str, str, str]:
-    """One modality's own share, shared share and category logits (`item.model.vector.Part`)."""
-    x = unit(g, g("Sub", x, g.constant(f"{name}.mean", array(part.mean))))
+    """One modality's own share, shared share and category logits (`item.model.vector.Part`) of centred x."""
     first, last = cast(nn.Linear, part.tower[0]), cast(nn.Linear, part.tower[2])
     hidden = g("Gelu", float_linear(g, x, f"{name}.tower.0", array(first.weight), array(first.bias)), domain=CONTRIB)
     shared = unit(g, float_linear(g, hidden, f"{name}.tower.2", array(last.weight), array(last.bias)))

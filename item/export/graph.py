@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,17 @@ class GraphBuilder:
     def ints(self, *values: int) -> str:
         """A small one-dimensional int64 constant: a shape, axes, bounds."""
         return self.constant("ints_" + "_".join(map(str, values)), np.array(values, dtype=np.int64))
+
+    def choose(self, condition: str, then: Callable[[], str], otherwise: Callable[[], str], name: str) -> str:
+        """Adds a node that runs one of two ways to a float value, each of at least one node. Nodes within them must be
+        given names: others are counted anew there."""
+        branches = {}
+        for branch, write in {"then_branch": then, "else_branch": otherwise}.items():
+            outside, self.nodes = self.nodes, []
+            result = helper.make_tensor_value_info(write(), TensorProto.FLOAT, None)
+            branches[branch] = helper.make_graph(self.nodes, f"{name}.{branch}", [], [result])
+            self.nodes = outside
+        return str(self("If", condition, name=name, **branches))
 
     def input(self, name: str, element_type: str, shape: Sequence[int | str]) -> str:
         """An input; dimensions that vary are given by name."""

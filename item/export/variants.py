@@ -15,6 +15,7 @@ import onnx
 import torch
 import torch.nn.functional as F
 
+from item.adapters.bank import Bank
 from item.engine.interface import Engine, Vectors
 from item.engine.loading import load_engine
 from item.engine.model_engine import ModelEngine
@@ -124,7 +125,7 @@ class Exporter:
 
     def engine(self, runner: OnnxRunner | TorchRunner) -> Engine:
         """An engine of this model around a runner."""
-        return ModelEngine(runner, self.preprocessor, self.space)
+        return ModelEngine(runner, self.preprocessor, Bank(self.folder, self.config, self.space), self.space)
 
     def stem(self) -> onnx.ModelProto:
         """The stem as it is."""

@@ -234,11 +234,17 @@ class ITEm(nn.Module):
 
     def vectors(self, encoded: Encoded, batch: Batch) -> Tensor:
         """(B, V) float32, unit norm: the vectors of the listings whose last states these are, in any precision."""
+        return F.normalize(self.vector(encoded.g.float(), *self.head_inputs(encoded, batch)), dim=-1)
+
+    def features(self, encoded: Encoded, batch: Batch) -> Tensor:
+        """(B, 2 D + F) float32, as `vectors`: what the vector head reads of them (item.model.vector)."""
+        return self.vector.features(len(batch), *self.head_inputs(encoded, batch))
+
+    def head_inputs(self, encoded: Encoded, batch: Batch) -> tuple[PooledWords, Tensor, Tensor | None]:
+        """The words' means, the rows of the pictures and their pooled features, in float32."""
         features = None if encoded.features is None else encoded.features.float()
-        encoded = encoded._replace(states=encoded.states.float(), features=features)
-        pooled = None if features is None else self.stem.pooled(features)
-        words = self.pool_words(encoded, batch.word_ids)
-        return F.normalize(self.vector(encoded.g, words, batch.picture_rows, pooled), dim=-1)
+        words = self.pool_words(encoded._replace(states=encoded.states.float()), batch.word_ids)
+        return words, batch.picture_rows, None if features is None else self.stem.pooled(features)
 
     @property
     def text_reads_cells(self) -> bool:

@@ -55,9 +55,13 @@ class Part(nn.Module):
         for parameter in self.tower.parameters():
             nn.init.zeros_(parameter)
 
+    def centred(self, x: Tensor) -> Tensor:
+        """(N, F) -> unit(x - mu), (N, F): what this part reads."""
+        return F.normalize(x - self.mean, dim=-1)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, F) -> own and shared share, (N, V) each, of unit norm, or 0 before they are fitted; (N, C) logits."""
-        x = F.normalize(x - self.mean, dim=-1)
+        x = self.centred(x)
         own, shared = F.normalize(F.linear(x, self.projection), dim=-1), F.normalize(self.tower(x), dim=-1)
         return own, shared, F.linear(x, self.categories)
 
@@ -97,6 +101,21 @@ class VectorHead(nn.Module):
         says = torch.zeros_like(e[:, :1]).index_fill(0, words.rows, 1).index_fill(0, picture_rows, 1)
         category = F.linear(root_shares(z, self.category_levels), self.category_projection)
         return e + self.weights[3] * says * F.normalize(category, dim=-1)
+
+    @property
+    def features_width(self) -> int:
+        """Of `features`."""
+        return len(self.words.mean) + len(self.picture.mean)
+
+    def features(self, count: int, words: PooledWords, picture_rows: Tensor, pooled: Tensor | None) -> Tensor:
+        """What the parts read of `count` listings, as in `forward`: (count, 2 D + F) float32, words before picture, of
+        unit norm each; zeros where a listing does not have it. Heads of categories read the same."""
+        of_words = self.words.centred(join_fields(words.means.float(), self.title_weight))
+        features = of_words.new_zeros(count, self.features_width)
+        features[words.rows, : of_words.shape[1]] = of_words
+        if pooled is not None:
+            features[picture_rows, of_words.shape[1] :] = self.picture.centred(pooled.float())
+        return features
 
     @torch.no_grad()
     def fit(self, means: Tensor, pooled: Tensor, picture_weight: float, *, whiten: bool) -> None:

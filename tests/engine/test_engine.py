@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from item.adapters.bank import Rotations
 from item.catalog.listing import Listing, Picture
-from item.engine import Engine, Vectors, load_engine
+from item.engine import Engine, load_engine
+from item.engine.interface import Outputs
 from item.engine.loading import warm_up
 from item.engine.model_engine import ModelEngine
 from item.errors import ConfigError, ModelError
@@ -127,9 +129,9 @@ def test_warming_up_runs_each_kind_once(engine: Engine, monkeypatch: pytest.Monk
     kinds: list[tuple[bool, bool]] = []
     run = engine.runner.run
 
-    def recorded(prepared: Sequence[Prepared]) -> Vectors:
+    def recorded(prepared: Sequence[Prepared], rotations: Rotations | None = None) -> Outputs:
         kinds.extend((one.word_ids is not None, one.pixels is not None) for one in prepared)
-        return run(prepared)
+        return run(prepared, rotations)
 
     monkeypatch.setattr(engine.runner, "run", recorded)
     warm_up(engine)

@@ -15,13 +15,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from item.adapters.adapter import num_rotations
+from item.adapters.bank import Rotations
 from item.catalog.listing import Listing
-from item.engine.packing import Packed, pack
-from item.export.encoder import LayersGraph, num_rotations, vector_graph
+from item.engine.packing import Packed, complex_tables, pack
+from item.export.encoder import LayersGraph, vector_graph
 from item.export.stem import stem_graph
 from item.model.batch import collate
 from item.model.config import AttentionKind, ItemConfig, StemPart
-from item.model.encoder import ITEm, Layer
+from item.model.encoder import GATE_SHUT, ITEm, Layer
 from item.preprocessing.prepared import Prepared
 from item.preprocessing.preprocessor import Preprocessor
 
@@ -176,30 +178,34 @@ def adapted(model: ITEm, rotation: Array) -> Iterator[None]:
             handle.remove()
 
 
-def adapter_of_tokens(model: ITEm, prepared: Sequence[Prepared], adapters: Sequence[int]) -> Array:
-    """Each packed token's row in the bank, from each listing's."""
-    rows: list[int] = []
-    for a, one in zip(adapters, prepared, strict=True):
-        rows += [a] * (1 + (0 if one.word_ids is None else len(one.word_ids)))
-    for a, one in zip(adapters, prepared, strict=True):
-        rows += [a] * (0 if one.pixels is None else model.stem.num_cells)
-    return np.array(rows, np.int64)
+def random_rotations(config: ItemConfig, count: int, *, paired: bool) -> Rotations:
+    """Far from the identity, but for row 0."""
+    generator = np.random.default_rng(0)
+    r1, r2 = generator.normal(0, 0.5, (2, count, num_rotations(config))).astype(np.float32)
+    r1 += 1
+    if paired:
+        r1, r2 = (r[:, ::2].repeat(2, axis=1) for r in (r1, r2))
+    r1[0], r2[0] = 1, 0
+    return Rotations(r1=r1, r2=r2, rows=np.zeros(0, np.int64), paired=paired)
 
 
-def run_adapted(model: ITEm, prepared: Sequence[Prepared], rotations: Array, adapters: Sequence[int]) -> list[Array]:
+def run_adapted(
+    model: ITEm, prepared: Sequence[Prepared], rotations: Rotations, adapters: Sequence[int]
+) -> list[Array]:
+    packed = packed_of(model, prepared)
     inputs = {
-        **packed_of(model, prepared).inputs(),
+        **packed.inputs(),
         "cells": stem_of(model, prepared)[0],
-        "rotations": rotations,
-        "adapter": adapter_of_tokens(model, prepared, adapters),
+        **complex_tables(rotations),
+        "adapter": np.array(adapters, np.int64)[packed.listing],
     }
     return list(session_of(LayersGraph(model, adapters=True).build({})).run(["g", "means"], inputs))
 
 
-def test_an_adapter_of_ones_and_zeros_is_none(tiny_config: ItemConfig, prepared: list[Prepared]) -> None:
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_first_row_is_the_model_alone(tiny_config: ItemConfig, prepared: list[Prepared], paired: bool) -> None:
     model = random_model(tiny_config)
-    rotations = np.zeros((1, 2, num_rotations(tiny_config)), np.float32)
-    rotations[:, 0] = 1
+    rotations = random_rotations(tiny_config, 2, paired=paired)
     g, means = run_adapted(model, prepared, rotations, [0] * len(prepared))
     inputs = {**packed_of(model, prepared).inputs(), "cells": stem_of(model, prepared)[0]}
     plain_g, plain_means = session_of(LayersGraph(model).build({})).run(["g", "means"], inputs)
@@ -208,24 +214,34 @@ def test_an_adapter_of_ones_and_zeros_is_none(tiny_config: ItemConfig, prepared:
 
 
 @pytest.mark.parametrize("attention", get_args(AttentionKind))
-@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize(
+    ("num_layers", "mlp_width", "gates"), [(1, 64, "open"), (2, 64, "open"), (2, 48, "open"), (2, 64, "shut")]
+)
+@pytest.mark.parametrize("paired", [True, False])
 def test_each_listing_has_its_own_adapter(
-    tiny_config: ItemConfig, prepared: list[Prepared], attention: AttentionKind, num_layers: int
+    tiny_config: ItemConfig,
+    prepared: list[Prepared],
+    attention: AttentionKind,
+    num_layers: int,
+    mlp_width: int,
+    gates: str,
+    paired: bool,
 ) -> None:
-    model = random_model(replace(tiny_config, attention=attention, num_layers=num_layers))
-    generator = np.random.default_rng(0)
-    rotations = generator.normal(0, 0.5, (4, 2, num_rotations(model.config))).astype(np.float32)
-    rotations[:, 0] += 1
-    adapters = [int(a) for a in generator.integers(0, 4, len(prepared))]
+    model = random_model(replace(tiny_config, attention=attention, num_layers=num_layers, mlp_width=mlp_width))
+    if gates == "shut":
+        with torch.no_grad():
+            model.gates.fill_(GATE_SHUT)
+    rotations = random_rotations(model.config, 4, paired=paired)
+    adapters = [int(a) for a in np.random.default_rng(0).integers(0, 4, len(prepared))]
     assert len(set(adapters)) == 4
     g, means = run_adapted(model, prepared, rotations, adapters)
     for row, (one, adapter) in enumerate(zip(prepared, adapters, strict=True)):
         plain_g, _, _ = states_of(model, [one])
-        with adapted(model, rotations[adapter]):
+        with adapted(model, np.stack([rotations.r1[adapter], rotations.r2[adapter]])):
             expected_g, expected_means, _ = states_of(model, [one])
         np.testing.assert_allclose(g[row], expected_g[0], atol=1e-5)
         np.testing.assert_allclose(means[row], expected_means[0], atol=1e-5)
-        assert np.abs(plain_g - expected_g).max() > 0.1
+        assert adapter == 0 or np.abs(plain_g - expected_g).max() > 0.1
 
 
 def check_stem(model: ITEm, atol: float) -> None:
