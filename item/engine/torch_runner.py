@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from item.adapters.adapter import linears_of
 from item.adapters.bank import Rotations
+from item.adapters.road import Rotator
 from item.engine.interface import Outputs
 from item.model.batch import Batch, collate
 from item.model.encoder import Encoded, ITEm
@@ -36,6 +33,7 @@ class TorchRunner:
         self.device, self.precision = device, PRECISIONS[precision]
         self.vector_width, self.features_width = model.config.vector_width, model.vector.features_width
         self.num_cells = model.stem.num_cells
+        self.rotator = Rotator(self.model)
         self.name = f"torch {device.type} {precision}"
         if device.type == "cuda":
             self.token_budget = 32_768
@@ -61,24 +59,5 @@ class TorchRunner:
     def encode_adapted(self, batch: Batch, rotations: Rotations) -> Encoded:
         """The last states of listings that each have their own adapter."""
         r1, r2 = (torch.from_numpy(r[rotations.rows]).to(self.device) for r in (rotations.r1, rotations.r2))
-        with rotated(self.model, r1, r2):
+        with self.rotator.applied(r1, r2, rotations.paired):
             return self.model.encode(batch)
-
-
-@contextmanager
-def rotated(model: ITEm, r1: Tensor, r2: Tensor) -> Iterator[None]:
-    """Within, each linear layer's outputs are rotated, R1 h + R2 rot(h), by each listing's columns of (B, S)."""
-
-    def turn(place: slice, module: nn.Module, inputs: tuple[Tensor, ...], h: Tensor) -> Tensor:
-        turned = torch.stack([-h[..., 1::2], h[..., 0::2]], dim=-1).flatten(-2)
-        return torch.addcmul(h * r1[:, None, place].to(h.dtype), turned, r2[:, None, place].to(h.dtype))
-
-    handles = [
-        model.get_submodule(name).register_forward_hook(partial(turn, place))
-        for name, place in linears_of(model.config).items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

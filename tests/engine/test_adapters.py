@@ -25,6 +25,7 @@ from item.engine.interface import Outputs
 from item.engine.loading import warm_up
 from item.engine.model_engine import ModelEngine
 from item.engine.onnx_runner import OnnxRunner
+from item.engine.torch_runner import TorchRunner
 from item.errors import ModelError
 from item.export.variants import Exporter
 from item.model.config import ItemConfig
@@ -252,3 +253,19 @@ def test_warming_up_loads_what_adapters_need(folder: Path) -> None:
     engine.adapters.load("mugs")
     warm_up(engine)
     assert "adapted_layers" in engine.runner.__dict__
+
+
+def test_layers_compiled_before_the_first_adapter_run_with_it(folder: Path, listings: list[Listing]) -> None:
+    """On a GPU the layers are compiled, and warming up runs them without adapters."""
+    torch._dynamo.reset()
+    engine = load_engine(folder, "cpu", num_threads=1, variant="torch")
+    assert isinstance(engine, ModelEngine)
+    assert isinstance(engine.runner, TorchRunner)
+    some = [listing for listing in listings if listing.title][:3]
+    alone, expected = (engine.encode(some, name).vectors for name in (None, "chairs"))
+    model = engine.runner.model
+    model.run_layers = torch.compile(model.run_layers, backend="eager", dynamic=True)  # type: ignore[method-assign]
+    np.testing.assert_allclose(engine.encode(some).vectors, alone, atol=1e-5)
+    np.testing.assert_allclose(engine.encode(some, "chairs").vectors, expected, atol=1e-5)
+    assert np.abs(expected - alone).max() > 1e-2
+    torch._dynamo.reset()
