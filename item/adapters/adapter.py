@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from item.adapters.head import Heads
 from item.errors import ConfigError, ModelError
 from item.model.config import ItemConfig
 
@@ -37,7 +38,7 @@ class Adapter:
     method: "road_1", "road_2" or "road_4". model_space: of the model that it was made for.
     category: the path that it is for; (): any.
     r1, r2: (S,) float32; 1 and 0 where a layer is not adapted. num_parameters: values that it stores.
-    digest: sha256 (hex) of what it does.
+    digest: sha256 (hex) of what it does. heads: the head of its category, where it has one.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Adapter:
     r2: Array
     num_parameters: int
     digest: str
+    heads: Heads | None = None
 
     @property
     def blocks(self) -> Array:

@@ -1,6 +1,7 @@
 """`adapters/<name>/` of a model folder: what HF PEFT reads (RoAd with group_size=2), and what it has no place for.
 
     adapter_config.json          PEFT's: the variant, the pairing, the modules
+    heads.json                   and heads.safetensors, ours: the head of its category, where it has one
     adapter_model.safetensors    PEFT's: base_model.model.<module>.road_alpha and .road_theta, our modules' names
     adapter.json                 ours: the model that it was made for, its category, figures of its training, digests
 
@@ -32,6 +33,7 @@ from item.adapters.adapter import (
     num_rotations,
     rotations,
 )
+from item.adapters.head import HEADS_FILE, Heads
 from item.errors import ConfigError, ModelError
 from item.model.config import ItemConfig
 
@@ -153,6 +155,7 @@ def read_adapter(model: Path, name: str, config: ItemConfig, model_space: str) -
         r2=r2,
         num_parameters=count(values),
         digest=digest_of(method, r1, r2),
+        heads=Heads.parse(folder, contents, model_space) if HEADS_FILE in contents else None,
     )
 
 
