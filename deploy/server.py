@@ -225,8 +225,13 @@ async def run(config: ServerConfig, load: Callable[[], Loaded]) -> None:
 
 
 def load_model(config: ServerConfig, model: str | Path, variant: str | None) -> Engine:
-    """The engine of a model, with its adapters in memory; those that cannot be used are logged. Raises ModelError."""
+    """The engine of a model, with its heads and adapters in memory; adapters that cannot be used are logged.
+
+    Raises:
+        ModelError: the model or its heads cannot be used.
+    """
     engine = load_engine(model, config.device, config.num_threads, variant, config.num_adapters)
+    logger.info("categories are predicted by %s", "votes" if engine.heads is None else "heads")
     for name, fault in engine.adapters.preload().items():
         logger.error("adapter %r cannot be used: %s", name, fault)
     return engine

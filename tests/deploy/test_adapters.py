@@ -35,7 +35,15 @@ CATEGORIES = {"mugs": ("Home",), "shoes": ("Clothing", "Shoes"), "tops": ()}
 TEXTS = ("red mug", "blue shoe", "green shirt", "a chair", "white lamp")
 
 
-def put_adapter(model: Path, name: str, seed: int = 0, method: str = "road_1", space: str = "") -> None:
+def put_adapter(
+    model: Path,
+    name: str,
+    seed: int = 0,
+    method: str = "road_1",
+    space: str = "",
+    category: tuple[str, ...] = (),
+    write_more: Callable[[Path], None] | None = None,
+) -> None:
     """An adapter far from the identity, on all linear layers."""
     config = ItemConfig.load(model)
     generator = np.random.default_rng([seed, *name.encode()])
@@ -50,7 +58,8 @@ def put_adapter(model: Path, name: str, seed: int = 0, method: str = "road_1", s
         method=method,
         config=config,
         model_space=space or space_of_folder(model, config, Preprocessor.from_pretrained(model)),
-        category=CATEGORIES.get(name, ()),
+        category=category or CATEGORIES.get(name, ()),
+        write_more=write_more,
     )
 
 
