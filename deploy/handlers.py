@@ -17,7 +17,7 @@ from pathlib import Path
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import item
-from deploy.adapters import all_adapters
+from deploy.adapters import loaded_adapters
 from deploy.categories import predict
 from deploy.collections import DEFAULT, Collections
 from deploy.encoding import Encoding, Outcome, encode_inputs
@@ -308,7 +308,7 @@ class Handlers:
         return item_pb2.GetInfoResponse(
             server_version=item.__version__,
             model=model_info(engine),
-            adapters=[one for one in all_adapters(engine) if one.loaded],
+            adapters=loaded_adapters(engine),
             collections=[collection_info(name, store) for name, store in sorted(self.collections.items())],
             limits=item_pb2.Limits(
                 max_inputs=self.limits.max_inputs,

@@ -50,8 +50,8 @@ def predict_prepared(
     """The predictions of N listings. Adapters are looked up once, whatever is loaded or unloaded meanwhile."""
     if not prepared:
         return []
-    features = engine.features_of(prepared)
     adapters = engine.adapters.specialists()
+    features = engine.features_of(prepared)
     by_name = {adapter.name: adapter for adapter in adapters.values()}
     specialists = {
         category: Specialist(name=adapter.name, head=head)

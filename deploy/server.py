@@ -16,7 +16,7 @@ answers writes UNAVAILABLE, and takes over when that one has ended. Any number o
 Collections in Milvus may be written to by any number of servers.
 
 The adapters of the model folder are read before it serves, as many as --adapters says; others are read when they are
-first named, in place of the one that was named longest ago.
+first named, in place of the one that was named longest ago. Where categories are predicted by heads, let all fit.
 """
 
 from __future__ import annotations
@@ -272,7 +272,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of one encoding on the CPU (all cores)")
     parser.add_argument(
-        "--adapters", type=int, default=defaults.num_adapters, metavar="N", help="adapters in memory (%(default)s)"
+        "--adapters",
+        type=int,
+        default=defaults.num_adapters,
+        metavar="N",
+        help="adapters in memory (%(default)s)",
     )
     parser.add_argument("--max-inputs", type=int, default=limits.max_inputs, help="inputs of a call (%(default)s)")
     parser.add_argument("--max-k", type=int, default=limits.max_k, help="hits of a query (%(default)s)")

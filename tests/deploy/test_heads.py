@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,7 @@ PATHS: dict[Category, tuple[Category, ...]] = {
     ("Lamps",): (("Lamps",),),  # a top level without levels below it has no head
     ("Toys",): (("Toys", "Dolls"), ("Toys", "Cars")),
 }
-ADAPTED = {("Clothing",): "clothes", ("Home",): "home"}
+ADAPTED: dict[Category, str] = {("Clothing",): "clothes", ("Home",): "home"}
 LEAVES = [path for paths in PATHS.values() for path in paths]
 SHOP = [Input(text=one.title, description=one.description, image=one.images[0].data) for one in shop()]
 GIVEN = [
@@ -275,6 +278,46 @@ def test_two_batches_one_of_them_mixed(hosting: Hosting, engine: Engine) -> None
     assert first == [""] * len(GIVEN)
     assert set(second) == set(ADAPTED.values())
     assert not counting.calls
+
+
+class Gated(Counting):
+    """Begins the second batch only when the test lets it."""
+
+    def __init__(self, inner: Engine) -> None:
+        super().__init__(inner)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
+        self.begun.set()
+        assert self.go_on.wait(20)
+        return super().features_of(prepared, adapters)
+
+
+def test_a_prediction_ends_with_what_it_began_with(
+    hosting: Hosting, engine: Engine, model: Path, written: Path
+) -> None:
+    gated = Gated(engine)
+    server = hosting.serve(gated, device="cpu")
+    with Client(f"127.0.0.1:{server.port}", timeout_s=30) as client, ThreadPoolExecutor(2) as threads:
+        call = threads.submit(client.predict, GIVEN, top_k=100)
+        assert gated.begun.wait(10)
+        unloading = threads.submit(client.unload_adapter, "home")
+        while "home" in engine.adapters.names():
+            time.sleep(0.01)
+        write_specialist(model, ("Clothing",), seed=1)
+        client.load_adapter("clothes")
+        gated.go_on.set()
+        during = call.result(10)
+        unloading.result(10)
+        assert {one.adapter for one in during} == {"", "clothes", "home"}
+        after = client.predict(GIVEN, top_k=100)
+    assert {one.adapter for one in after} == {"", "clothes"}
+    untouched = hosting.serve(load_engine(written, "cpu"))
+    with Client(f"127.0.0.1:{untouched.port}", timeout_s=30) as client:
+        for one, prediction in zip(client.predict(GIVEN, top_k=100), during, strict=True):
+            same(prediction, one)
+    of_clothes = [row for row, one in enumerate(during) if one.adapter == after[row].adapter == "clothes"]
+    assert any(during[row].paths != after[row].paths for row in of_clothes)
 
 
 def test_bad_inputs_leave_their_neighbours_alone(client: Client) -> None:
