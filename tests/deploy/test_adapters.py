@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from deploy.errors import PreconditionError
 from deploy.server import Server, ServerConfig, load_model
 from item.adapters.adapter import VALUES, linears_of
 from item.adapters.files import ADAPTER_FILE, ADAPTERS_FOLDER, TENSORS_FILE, write_adapter
@@ -430,6 +431,18 @@ class TestReload:
             assert client.reload().variant == "fp32"  # the present one
         assert after.spaces == before.spaces
         np.testing.assert_allclose(after.vectors, before.vectors, atol=1e-5)
+
+    def test_a_model_that_came_to_serve_meanwhile_stays(self, server: Server, engine: Engine, model: Path) -> None:
+        handlers = server.service.handlers
+        assert handlers is not None
+        again = load_engine(model, "cpu")
+        change_weights(model)
+        with pytest.raises(PreconditionError, match="the collection 'default' is of space"):
+            handlers.replace_engine(engine, load_engine(model, "cpu"))
+        handlers.replace_engine(engine, again)
+        with pytest.raises(PreconditionError, match="another model has come to serve meanwhile; call again"):
+            handlers.replace_engine(engine, again)
+        assert handlers.engine is again
 
     def test_only_one_at_a_time(self, hosting: Hosting, engine: Engine, model: Path) -> None:
         begun, go_on = threading.Event(), threading.Event()
