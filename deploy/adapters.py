@@ -59,6 +59,11 @@ def all_adapters(engine: Engine) -> list[item_pb2.AdapterInfo]:
     return [adapter_info(engine, name) for name in sorted(names)]
 
 
+def loaded_adapters(engine: Engine) -> list[item_pb2.AdapterInfo]:
+    """Those that inputs may name, by name."""
+    return [one for name in engine.adapters.names() if (one := adapter_info(engine, name)).loaded]
+
+
 def adapter_info(engine: Engine, name: str) -> item_pb2.AdapterInfo:
     """An adapter as it is in memory, or else in the model folder."""
     try:

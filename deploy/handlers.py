@@ -17,7 +17,7 @@ from pathlib import Path
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import item
-from deploy.adapters import all_adapters
+from deploy.adapters import loaded_adapters
 from deploy.categories import predict
 from deploy.collections import DEFAULT, Collections
 from deploy.encoding import Encoding, Outcome, encode_inputs
@@ -29,6 +29,7 @@ from deploy.errors import (
     PreconditionError,
     RequestError,
 )
+from deploy.heads import predict_by_heads
 from deploy.hits import find, search_result
 from deploy.messages import error_message, product_message, unit, vector_message
 from deploy.queries import POINTS, Sought, sought_by
@@ -233,11 +234,18 @@ class Handlers:
     def predict_category(
         self, request: item_pb2.PredictCategoryRequest, identity: str, deadline: Deadline
     ) -> item_pb2.PredictCategoryResponse:
-        """The categories of several inputs, by the vote of the closest products."""
-        store, engine = self._served(request.collection)
+        """The categories of several inputs, by the model's heads or, without any, by the closest products."""
+        engine = self.engine
+        if request.collection or engine.heads is None:
+            store, engine = self._served(request.collection)
         self._check_number("inputs", len(request.inputs))
         top_k = self._between("top_k", request.top_k if request.HasField("top_k") else DEFAULT_TOP_K, MAX_TOP_K)
-        encoding = encode_all(engine, request.inputs, deadline)
+        deadline.check()
+        if engine.heads is not None:
+            return predict_by_heads(
+                engine, engine.heads, request.inputs, top_k, tuple(request.start_category), deadline
+            )
+        encoding = encode_all(engine, request.inputs, deadline, space=engine.space)
         start = time.perf_counter()
         predictions = []
         for outcome in encoding.outcomes:
@@ -300,7 +308,7 @@ class Handlers:
         return item_pb2.GetInfoResponse(
             server_version=item.__version__,
             model=model_info(engine),
-            adapters=[one for one in all_adapters(engine) if one.loaded],
+            adapters=loaded_adapters(engine),
             collections=[collection_info(name, store) for name, store in sorted(self.collections.items())],
             limits=item_pb2.Limits(
                 max_inputs=self.limits.max_inputs,
@@ -363,10 +371,10 @@ class Handlers:
         return self._between("dimensions", request.dimensions, width) if request.HasField("dimensions") else width
 
 
-def encode_all(engine: Engine, inputs: Sequence[item_pb2.Input], deadline: Deadline) -> Encoding:
-    """The vectors of a call's inputs."""
+def encode_all(engine: Engine, inputs: Sequence[item_pb2.Input], deadline: Deadline, space: str = "") -> Encoding:
+    """The vectors of a call's inputs; `space` as in `encode_inputs`."""
     deadline.check()
-    return encode_inputs(engine, inputs, [f"inputs[{position}]" for position in range(len(inputs))])
+    return encode_inputs(engine, inputs, [f"inputs[{position}]" for position in range(len(inputs))], space)
 
 
 def embed_result(outcome: Outcome, space: str, dimensions: int) -> item_pb2.EmbedResult:

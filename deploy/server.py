@@ -16,7 +16,7 @@ answers writes UNAVAILABLE, and takes over when that one has ended. Any number o
 Collections in Milvus may be written to by any number of servers.
 
 The adapters of the model folder are read before it serves, as many as --adapters says; others are read when they are
-first named, in place of the one that was named longest ago.
+first named, in place of the one that was named longest ago. Where categories are predicted by heads, let all fit.
 """
 
 from __future__ import annotations
@@ -225,8 +225,13 @@ async def run(config: ServerConfig, load: Callable[[], Loaded]) -> None:
 
 
 def load_model(config: ServerConfig, model: str | Path, variant: str | None) -> Engine:
-    """The engine of a model, with its adapters in memory; those that cannot be used are logged. Raises ModelError."""
+    """The engine of a model, with its heads and adapters in memory; adapters that cannot be used are logged.
+
+    Raises:
+        ModelError: the model or its heads cannot be used.
+    """
     engine = load_engine(model, config.device, config.num_threads, variant, config.num_adapters)
+    logger.info("categories are predicted by %s", "votes" if engine.heads is None else "heads")
     for name, fault in engine.adapters.preload().items():
         logger.error("adapter %r cannot be used: %s", name, fault)
     return engine
@@ -267,7 +272,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of one encoding on the CPU (all cores)")
     parser.add_argument(
-        "--adapters", type=int, default=defaults.num_adapters, metavar="N", help="adapters in memory (%(default)s)"
+        "--adapters",
+        type=int,
+        default=defaults.num_adapters,
+        metavar="N",
+        help="adapters in memory (%(default)s)",
     )
     parser.add_argument("--max-inputs", type=int, default=limits.max_inputs, help="inputs of a call (%(default)s)")
     parser.add_argument("--max-k", type=int, default=limits.max_k, help="hits of a query (%(default)s)")

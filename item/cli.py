@@ -432,8 +432,10 @@ def search_table(result: SearchResult, facets: Sequence[str] = ()) -> str:
 def prediction_table(prediction: Prediction) -> str:
     """Categories with the probability of the whole path and of each level."""
     times = time_line(prediction.times)
-    if not prediction.paths and prediction.unknown is None:
-        return f"no prediction: no product close by has a category\n{times}"
+    if not prediction.paths:
+        by_vote = prediction.method == "neighbour_vote"
+        why = "no product close by has a category" if by_vote else "the heads know no category there"
+        return f"no prediction: {why}\n{times}"
     rows = [
         [path.probabilities[-1], "/".join(path.category), " ".join(f"{p:.3f}" for p in path.probabilities)]
         for path in prediction.paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,9 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from item.adapters.adapter import Adapter, Array, num_rotations
-from item.adapters.files import names_of, read_adapter
+from item.adapters.files import names_of, read_adapter, specialty_of
+from item.adapters.head import Category
 from item.errors import ConfigError, ModelError
 from item.model.config import ItemConfig
+
+logger = logging.getLogger(__name__)
 
 Named = str | Adapter | None  # an adapter by name, as it is in the bank then; or as `get` gave it out; None: none
 
@@ -44,8 +48,10 @@ class Bank:
             raise ConfigError(f"capacity: {capacity} must be at least 1")
         self.model, self.config, self.model_space, self.capacity = model, config, model_space, capacity
         self._named = set(names_of(model))
+        found = {name: specialty_of(model, name) for name in sorted(self._named)}
+        self._specialties = {name: category for name, category in found.items() if category is not None}
         self._memory: OrderedDict[str, Adapter] = OrderedDict()  # the one asked for longest ago first
-        self._state = threading.Lock()  # of the two above; held for moments
+        self._state = threading.Lock()  # of the three above; held for moments
         self._changing = threading.Lock()  # held while a folder is read: one change after another
 
     def names(self) -> list[str]:
@@ -91,6 +97,23 @@ class Bank:
                 faults[name] = error
         return faults
 
+    def specialists(self) -> dict[Category, Adapter]:
+        """By category, the adapters that may be named and have its head; of several the first by name. One that cannot
+        be read is left out, until it is loaded."""
+        with self._state:
+            specialties = sorted(self._specialties.items())
+        of_category: dict[Category, Adapter] = {}
+        for name, category in specialties:
+            if category in of_category:
+                continue
+            try:
+                of_category[category] = self.get(name)
+            except ModelError as error:
+                logger.error("adapter %r does not help to predict categories: %s", name, error)
+                with self._state:
+                    self._specialties.pop(name, None)
+        return of_category
+
     def load(self, name: str) -> Adapter:
         """Reads an adapter anew from the folder and lets it be named. Where it cannot be read, all stays as it was.
 
@@ -110,6 +133,7 @@ class Bank:
             self._check(name)
             self._named.discard(name)
             self._memory.pop(name, None)
+            self._specialties.pop(name, None)
 
     def rotations(self, named: Sequence[Named]) -> Rotations:
         """What rotates N listings with these adapters (None: the model alone). Later changes of the bank do not reach
@@ -143,6 +167,9 @@ class Bank:
         adapter = read_adapter(self.model, name, self.config, self.model_space)
         with self._state:
             self._named.add(name)
+            self._specialties.pop(name, None)
+            if adapter.heads is not None:
+                self._specialties[name] = adapter.category
             self._memory[name] = adapter
             self._memory.move_to_end(name)
             while len(self._memory) > self.capacity:

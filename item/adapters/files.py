@@ -1,8 +1,8 @@
 """`adapters/<name>/` of a model folder: what HF PEFT reads (RoAd with group_size=2), and what it has no place for.
 
     adapter_config.json          PEFT's: the variant, the pairing, the modules
-    heads.json                   and heads.safetensors, ours: the head of its category, where it has one
     adapter_model.safetensors    PEFT's: base_model.model.<module>.road_alpha and .road_theta, our modules' names
+    heads.json                   and heads.safetensors, ours: the head of its category, where it has one
     adapter.json                 ours: the model that it was made for, its category, figures of its training, digests
 
 `adapter.json` is written last and the folder put in its place by renaming: an adapter is whole or refused.
@@ -33,7 +33,7 @@ from item.adapters.adapter import (
     num_rotations,
     rotations,
 )
-from item.adapters.head import HEADS_FILE, Heads
+from item.adapters.head import HEADS_FILE, Category, Heads
 from item.errors import ConfigError, ModelError
 from item.model.config import ItemConfig
 
@@ -50,6 +50,15 @@ Values = Mapping[str, tuple[Array, Array]]  # module -> its alpha and its theta,
 def names_of(model: Path) -> list[str]:
     """The adapters that a model folder has."""
     return sorted(path.name for path in (model / ADAPTERS_FOLDER).glob("*/") if not path.name.startswith("."))
+
+
+def specialty_of(model: Path, name: str) -> Category | None:
+    """The category that an adapter has a head for, by what `adapter.json` says; None: none, or it cannot be read."""
+    try:
+        description = read_description(model / ADAPTERS_FOLDER / name)
+    except ModelError:
+        return None
+    return tuple(description["category"]) if HEADS_FILE in description["files"] else None
 
 
 def write_adapter(

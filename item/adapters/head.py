@@ -137,20 +137,20 @@ class Heads:
         """As `read`, of files that have been read: name -> content."""
         path = folder / HEADS_FILE
         try:
-            described = json.loads(contents[HEADS_FILE])
+            described, tensors = json.loads(contents[HEADS_FILE]), contents[TENSORS_FILE]
             version, digest = described["format"], described["sha256"]
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: damaged ({error!r}); {AGAIN}") from error
         if version != FORMAT:
             raise ModelError(f"{path}: format {version!r} is not the {FORMAT} that this version reads; {AGAIN}")
-        if hashlib.sha256(contents[TENSORS_FILE]).hexdigest() != digest:
+        if hashlib.sha256(tensors).hexdigest() != digest:
             raise ModelError(f"{folder / TENSORS_FILE}: damaged, its digest is not the one in {HEADS_FILE}; {AGAIN}")
         if (space := described.get("model_space")) != model_space:
             raise ModelError(
                 f"{path}: belongs to another model (space {str(space)[:12]}, not {model_space[:12]}); {AGAIN}"
             )
         try:
-            return cls._of(described, load(contents[TENSORS_FILE]))
+            return cls._of(described, load(tensors))
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: damaged ({error!r}); {AGAIN}") from error
 
@@ -187,7 +187,12 @@ class Heads:
 def read_heads(model: Path, model_space: str) -> Heads | None:
     """The heads of a model folder; None where it has none. Raises ModelError as `Heads.read`."""
     folder = model / HEADS_FOLDER
-    return Heads.read(folder, model_space) if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    heads = Heads.read(folder, model_space)
+    if heads.of(()) is None:
+        raise ModelError(f"{folder / HEADS_FILE}: has no head of the root, which chooses the top level; {AGAIN}")
+    return heads
 
 
 def patterns_of(features: Features, words_width: int) -> npt.NDArray[np.intp]:

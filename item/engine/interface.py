@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from item.adapters.bank import Bank, Named, Rotations
+from item.adapters.head import Heads
 from item.catalog.listing import Listing
 from item.errors import ListingError
 from item.preprocessing.prepared import Prepared
@@ -45,6 +46,15 @@ class Engine(Protocol):
     preprocessor: Preprocessor
     adapters: Bank
 
+    @property
+    def heads(self) -> Heads | None:
+        """The categories' heads of the model folder; None: it has none. Read when they are first asked for.
+
+        Raises:
+            ModelError: they cannot be used (item.adapters.head).
+        """
+        ...
+
     def encode(
         self,
         listings: Sequence[Listing],
@@ -76,6 +86,11 @@ class Engine(Protocol):
         """(N, F) float32, as `encode_prepared`: `Encoded.features` of listings already made ready."""
         ...
 
+    def adapt_features(self, prepared: Sequence[Prepared], features: Vectors, adapters: Sequence[Named]) -> Vectors:
+        """(N, F) float32, as `features_of`, given the features that the model alone makes of the same listings. What no
+        adapter changes, such as most models' features of pictures, is taken from these and not made again."""
+        ...
+
     def space_with(self, adapter: str | None) -> str:
         """The space of the vectors that an adapter makes; None: of the model alone. Raises ModelError as `encode`."""
         ...
@@ -93,11 +108,14 @@ class Runner(Protocol):
 
     packed: whether listings of unlike length may share a run without their padding being paid for.
     token_budget: the most tokens of one run.
+    words_width: of the features, those of words; they depend on the picture where `text_reads_cells`.
     """
 
     name: str
     vector_width: int
     features_width: int
+    words_width: int
+    text_reads_cells: bool
     num_cells: int
     packed: bool
     token_budget: int

@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
 from item.adapters.adapter import Adapter
 from item.adapters.bank import Bank, Named, Rotations
+from item.adapters.head import Heads, read_heads
 from item.catalog.listing import Listing
 from item.engine.batching import buckets
 from item.engine.interface import Encoded, Runner, Vectors
@@ -69,6 +71,20 @@ class ModelEngine:
     def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
         """(N, F) float32; see `item.engine.interface.Engine`."""
         return self._of_prepared(prepared, adapters, "features")
+
+    def adapt_features(self, prepared: Sequence[Prepared], features: Vectors, adapters: Sequence[Named]) -> Vectors:
+        """(N, F) float32; see `item.engine.interface.Engine`."""
+        adapted, runner = features.copy(), self.runner
+        rows = [row for row, one in enumerate(prepared) if one.word_ids is not None]
+        listings = [prepared[row] if runner.text_reads_cells else replace(prepared[row], pixels=None) for row in rows]
+        made = self.features_of(listings, [adapters[row] for row in rows])
+        adapted[rows, : runner.words_width] = made[:, : runner.words_width]
+        return adapted
+
+    @cached_property
+    def heads(self) -> Heads | None:
+        """The categories' heads of the model folder; see `item.engine.interface.Engine`."""
+        return read_heads(self.adapters.model, self.model_space)
 
     def space_with(self, adapter: str | None) -> str:
         """The space of the vectors that an adapter makes; see `item.engine.interface.Engine`."""

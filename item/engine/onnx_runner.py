@@ -55,7 +55,8 @@ class OnnxRunner:
         self.text_reads_cells = is_true(self.layers, "text_reads_cells")
         self.num_cells, self.cell_width = self.shape_of(self.layers, "cells")[1:]
         self.pooled_width = self.shape_of(self.head, "pooled")[1]
-        self.vector_width, self.features_width = config.vector_width, 2 * config.width + self.pooled_width
+        self.vector_width, self.words_width = config.vector_width, 2 * config.width
+        self.features_width = self.words_width + self.pooled_width
         self.name = f"onnxruntime {device.partition(':')[0]} {precision}"
 
     @staticmethod

@@ -32,6 +32,7 @@ class TorchRunner:
         self.model = model.to(device).eval()
         self.device, self.precision = device, PRECISIONS[precision]
         self.vector_width, self.features_width = model.config.vector_width, model.vector.features_width
+        self.words_width, self.text_reads_cells = len(model.vector.words.mean), model.text_reads_cells
         self.num_cells = model.stem.num_cells
         self.rotator = Rotator(self.model)
         self.name = f"torch {device.type} {precision}"

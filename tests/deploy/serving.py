@@ -19,6 +19,7 @@ from index.product import Product
 from index.store import Store
 from index.truth import About
 from item.adapters.bank import Named
+from item.adapters.head import Heads
 from item.catalog.listing import Listing, Picture
 from item.engine.interface import Encoded, Engine, Vectors
 from item.errors import ListingError
@@ -122,6 +123,13 @@ class RecordingEngine:
 
     def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
         return self.inner.features_of(prepared, adapters)
+
+    def adapt_features(self, prepared: Sequence[Prepared], features: Vectors, adapters: Sequence[Named]) -> Vectors:
+        return self.inner.adapt_features(prepared, features, adapters)
+
+    @property
+    def heads(self) -> Heads | None:
+        return self.inner.heads
 
     def space_with(self, adapter: str | None) -> str:
         return self.inner.space_with(adapter)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from deploy.errors import PreconditionError
 from deploy.server import Server, ServerConfig, load_model
 from item.adapters.adapter import VALUES, linears_of
 from item.adapters.files import ADAPTER_FILE, ADAPTERS_FOLDER, TENSORS_FILE, write_adapter
@@ -35,7 +36,15 @@ CATEGORIES = {"mugs": ("Home",), "shoes": ("Clothing", "Shoes"), "tops": ()}
 TEXTS = ("red mug", "blue shoe", "green shirt", "a chair", "white lamp")
 
 
-def put_adapter(model: Path, name: str, seed: int = 0, method: str = "road_1", space: str = "") -> None:
+def put_adapter(
+    model: Path,
+    name: str,
+    seed: int = 0,
+    method: str = "road_1",
+    space: str = "",
+    category: tuple[str, ...] = (),
+    write_more: Callable[[Path], None] | None = None,
+) -> None:
     """An adapter far from the identity, on all linear layers."""
     config = ItemConfig.load(model)
     generator = np.random.default_rng([seed, *name.encode()])
@@ -50,7 +59,8 @@ def put_adapter(model: Path, name: str, seed: int = 0, method: str = "road_1", s
         method=method,
         config=config,
         model_space=space or space_of_folder(model, config, Preprocessor.from_pretrained(model)),
-        category=CATEGORIES.get(name, ()),
+        category=category or CATEGORIES.get(name, ()),
+        write_more=write_more,
     )
 
 
@@ -421,6 +431,18 @@ class TestReload:
             assert client.reload().variant == "fp32"  # the present one
         assert after.spaces == before.spaces
         np.testing.assert_allclose(after.vectors, before.vectors, atol=1e-5)
+
+    def test_a_model_that_came_to_serve_meanwhile_stays(self, server: Server, engine: Engine, model: Path) -> None:
+        handlers = server.service.handlers
+        assert handlers is not None
+        again = load_engine(model, "cpu")
+        change_weights(model)
+        with pytest.raises(PreconditionError, match="the collection 'default' is of space"):
+            handlers.replace_engine(engine, load_engine(model, "cpu"))
+        handlers.replace_engine(engine, again)
+        with pytest.raises(PreconditionError, match="another model has come to serve meanwhile; call again"):
+            handlers.replace_engine(engine, again)
+        assert handlers.engine is again
 
     def test_only_one_at_a_time(self, hosting: Hosting, engine: Engine, model: Path) -> None:
         begun, go_on = threading.Event(), threading.Event()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from deploy.export import main
 from item.adapters.adapter import VALUES, linears_of
+from item.adapters.bank import Rotations
 from item.adapters.files import write_adapter
 from item.catalog.listing import Listing, Picture
 from item.engine import Engine, load_engine
@@ -31,6 +32,7 @@ from item.export.variants import Exporter
 from item.model.config import ItemConfig
 from item.model.encoder import GATE_SHUT, ITEm
 from item.model.folder import space_of_folder
+from item.preprocessing.prepared import Prepared
 from item.preprocessing.preprocessor import Preprocessor
 
 NAMES = (None, "shirts", "mugs", "chairs", "prints")
@@ -269,3 +271,32 @@ def test_layers_compiled_before_the_first_adapter_run_with_it(folder: Path, list
     np.testing.assert_allclose(engine.encode(some, "chairs").vectors, expected, atol=1e-5)
     assert np.abs(expected - alone).max() > 1e-2
     torch._dynamo.reset()
+
+
+@EACH_VARIANT
+def test_adapting_features_makes_again_what_adapters_change(
+    engines: dict[str, Engine], listings: list[Listing], variant: str
+) -> None:
+    """Pictures are not read again where words read no cells."""
+    engine = engines[variant]
+    assert isinstance(engine, ModelEngine)
+    prepared = [one for one in engine.prepare_all(listings[:12]) if isinstance(one, Prepared)]
+    assert {(one.word_ids is None, one.pixels is None) for one in prepared} == {
+        *((True, False), (False, True), (False, False))
+    }
+    names = [NAMES[1 + row % 4] for row in range(12)]
+    features, expected = engine.features_of(prepared), engine.features_of(prepared, names)
+    ran: list[Prepared] = []
+    run = engine.runner.run
+
+    def remember(some: Sequence[Prepared], rotations: Rotations | None = None) -> Outputs:
+        ran.extend(some)
+        return run(some, rotations)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engine.runner, "run", remember)
+        adapted = engine.adapt_features(prepared, features, names)
+    np.testing.assert_allclose(adapted, expected, atol=2e-6)
+    assert np.abs(adapted - features).max() > 0.01
+    assert all(one.word_ids is not None for one in ran)
+    assert any(one.pixels is not None for one in ran) == engine.runner.text_reads_cells

@@ -40,6 +40,7 @@ class HashEngine:
     name, variant, vector_width, features_width = "hash", "", 8, 0
     preprocessor: Any = None
     adapters: Any = None
+    heads = None
 
     def __init__(self, space: str) -> None:
         self.space = self.model_space = space
@@ -57,6 +58,9 @@ class HashEngine:
         raise NotImplementedError
 
     def features_of(self, prepared: Sequence[Any], adapters: object = None) -> Vectors:
+        raise NotImplementedError
+
+    def adapt_features(self, prepared: Sequence[Any], features: Vectors, adapters: object) -> Vectors:
         raise NotImplementedError
 
     def space_with(self, adapter: str | None) -> str:
