@@ -9,9 +9,10 @@ from deploy.adapters import find_adapter
 from deploy.encoding import INPUT_FIELDS
 from deploy.errors import Deadline, InvalidRequestError, RequestError, attempt
 from deploy.messages import category_message, error_message, listing_of
-from item.adapters.head import Category, Features, Heads
-from item.adapters.predict import Prediction, Specialist, predict
+from item.adapters.head import Category, Heads
+from item.adapters.predict import Prediction
 from item.catalog.listing import Listing
+from item.engine.categories import predict_prepared
 from item.engine.interface import Engine
 from item.errors import ListingError
 from item.preprocessing.prepared import Prepared
@@ -32,7 +33,11 @@ def predict_by_heads(
     prepared = [one for one in ready if isinstance(one, Prepared)]
     prepared_s = time.perf_counter()
     deadline.check()
-    predictions = iter(predict_prepared(engine, heads, prepared, top_k, start, deadline))
+    adapters = engine.adapters.specialists()
+    found = predict_prepared(
+        engine, heads, prepared, adapters, top_k=top_k, start=start, before_second_pass=deadline.check
+    )
+    predictions = iter(found)
     return item_pb2.PredictCategoryResponse(
         predictions=[
             item_pb2.CategoryPrediction(error=error_message(one))
@@ -42,31 +47,6 @@ def predict_by_heads(
         ],
         times=item_pb2.StageTimes(prepare_s=prepared_s - begun, encode_s=time.perf_counter() - prepared_s),
     )
-
-
-def predict_prepared(
-    engine: Engine, heads: Heads, prepared: Sequence[Prepared], top_k: int, start: Category, deadline: Deadline
-) -> list[Prediction]:
-    """The predictions of N listings. Adapters are looked up once, whatever is loaded or unloaded meanwhile."""
-    if not prepared:
-        return []
-    adapters = engine.adapters.specialists()
-    features = engine.features_of(prepared)
-    by_name = {adapter.name: adapter for adapter in adapters.values()}
-    specialists = {
-        category: Specialist(name=adapter.name, head=head)
-        for category, adapter in adapters.items()
-        if adapter.heads is not None and (head := adapter.heads.of(category)) is not None
-    }
-
-    def adapted(pairs: Sequence[tuple[int, str]]) -> Features:
-        deadline.check()
-        rows = [row for row, _ in pairs]
-        return engine.adapt_features(
-            [prepared[row] for row in rows], features[rows], [by_name[name] for _, name in pairs]
-        )
-
-    return predict(heads, features, specialists, adapted, top_k=top_k, start=start)
 
 
 def prepare(engine: Engine, inputs: Sequence[item_pb2.Input]) -> list[Prepared | RequestError]:

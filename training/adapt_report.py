@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from item.adapters.head import Category, read_heads
-from item.adapters.predict import Prediction, Specialist, predict
+from item.adapters.head import Category
+from item.adapters.predict import Prediction
 from item.catalog.listing import Listing
+from item.engine.categories import predict_prepared
 from item.engine.interface import Engine
 from item.errors import CatalogError, ListingError, ModelError
 from item.evaluation.bootstrap import Interval, mean_interval, paired_interval
@@ -76,10 +77,10 @@ def shown(interval: Interval) -> str:
 
 def measure(engine: Engine, listings: Sequence[Listing]) -> Figures:
     """Predicts the categories of listings that have one, without the adapters and with them."""
-    heads = read_heads(engine.adapters.model, engine.model_space)
+    heads = engine.heads
     if heads is None:
         raise ModelError(f"{engine.adapters.model}: has no heads; run training.adapt")
-    specialists = specialists_of(engine)
+    adapters = engine.adapters.specialists()
     rows, picture = list[Row](), dict[str, Any]()
     kept, prepared = list[Listing](), list[Prepared]()
     for listing in listings:
@@ -95,30 +96,15 @@ def measure(engine: Engine, listings: Sequence[Listing]) -> Figures:
         seen = [one for _, one in there]
         expected = [kept[row].category for row, _ in there]
         groups = [kept[row].group_id or kept[row].product_id for row, _ in there]
-        features = engine.features_of(seen)
-
-        def adapted(pairs: Sequence[tuple[int, str]], seen: Sequence[Prepared] = seen) -> npt.NDArray[np.float32]:
-            return engine.features_of([seen[row] for row, _ in pairs], [name for _, name in pairs])
-
-        before = predict(heads, features, {}, adapted, top_k=1)
+        before = predict_prepared(engine, heads, seen, {}, top_k=1)
         rows.append(row_of("alone", modality, expected, before, groups, None))
-        after = predict(heads, features, specialists, adapted, top_k=1) if specialists else before
-        if specialists:
+        after = predict_prepared(engine, heads, seen, adapters, top_k=1) if adapters else before
+        if adapters:
             rows.append(row_of("adapters", modality, expected, after, groups, before))
         picture = pictured(expected, after, before)  # of the last, by both where there is such a listing
     if not rows:
         raise CatalogError("split: none of its listings has a category and can be read; nothing to measure")
     return Figures(rows=rows, **picture)
-
-
-def specialists_of(engine: Engine) -> dict[Category, Specialist]:
-    """The adapters that may be asked, by the top level that they are for."""
-    found: dict[Category, Specialist] = {}
-    for name in engine.adapters.names():
-        adapter = engine.adapters.get(name)
-        if adapter.heads is not None and len(adapter.category) == 1:
-            found[adapter.category] = Specialist(name=name, head=adapter.heads.heads[0])
-    return found
 
 
 def row_of(
