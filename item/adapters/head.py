@@ -99,7 +99,7 @@ class Heads:
         return next((head for head in self.heads if head.category == category), None)
 
     def write(self, folder: Path) -> None:
-        """Writes `heads.safetensors`, and `heads.json` with its digest last."""
+        """Writes `heads.safetensors`, and `heads.json` with the digest of both last."""
         tensors: dict[str, Array] = {}
         for number, head in enumerate(self.heads):
             tensors |= {f"{number}.weight": head.weight, f"{number}.bias": head.bias}
@@ -107,7 +107,7 @@ class Heads:
             tensors |= {"novelty.centres": self.novelty.centres, "novelty.ranks": self.novelty.ranks}
         content = save({name: np.ascontiguousarray(one, np.float32) for name, one in tensors.items()})
         (folder / TENSORS_FILE).write_bytes(content)
-        described = {
+        described: dict[str, Any] = {
             "format": FORMAT,
             "model_space": self.model_space,
             "words_width": self.words_width,
@@ -115,8 +115,8 @@ class Heads:
                 {"category": head.category, "temperature": head.temperature, "paths": head.paths} for head in self.heads
             ],
             "unknown_threshold": None if self.novelty is None else self.novelty.threshold,
-            "sha256": hashlib.sha256(content).hexdigest(),
         }
+        described["sha256"] = digest_of(described, content)
         (folder / HEADS_FILE).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -137,20 +137,20 @@ class Heads:
         """As `read`, of files that have been read: name -> content."""
         path = folder / HEADS_FILE
         try:
-            described, tensors = json.loads(contents[HEADS_FILE]), contents[TENSORS_FILE]
-            version, digest = described["format"], described["sha256"]
+            described = json.loads(contents[HEADS_FILE])
+            version, digest, content = described["format"], described["sha256"], contents[TENSORS_FILE]
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: damaged ({error!r}); {AGAIN}") from error
         if version != FORMAT:
             raise ModelError(f"{path}: format {version!r} is not the {FORMAT} that this version reads; {AGAIN}")
-        if hashlib.sha256(tensors).hexdigest() != digest:
-            raise ModelError(f"{folder / TENSORS_FILE}: damaged, its digest is not the one in {HEADS_FILE}; {AGAIN}")
+        if digest_of(described, content) != digest:
+            raise ModelError(f"{folder}: {HEADS_FILE} or {TENSORS_FILE} is damaged, their digest is another; {AGAIN}")
         if (space := described.get("model_space")) != model_space:
             raise ModelError(
                 f"{path}: belongs to another model (space {str(space)[:12]}, not {model_space[:12]}); {AGAIN}"
             )
         try:
-            return cls._of(described, load(tensors))
+            return cls._of(described, load(content))
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: damaged ({error!r}); {AGAIN}") from error
 
@@ -182,6 +182,12 @@ class Heads:
             heads=heads,
             novelty=novelty,
         )
+
+
+def digest_of(described: Mapping[str, Any], content: bytes) -> str:
+    """sha256 (hex) of what `heads.json` says apart from it, and of the tensors' file."""
+    said = json.dumps({key: value for key, value in described.items() if key != "sha256"})
+    return hashlib.sha256(said.encode() + content).hexdigest()
 
 
 def read_heads(model: Path, model_space: str) -> Heads | None:
