@@ -22,8 +22,8 @@ help: ## print this list
 demo: $(INSTALLED) ## a sample shop, trained, indexed, served and searched, in minutes; leaves demo/index.html
 	$(PYTHON) -m deploy.demo
 
-test: $(INSTALLED) ## run the tests
-	$(PYTHON) -m pytest
+test: $(INSTALLED) ## run the tests, two files at a time
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 gpu-check: $(INSTALLED) ## on a machine with a GPU: each path there against the CPU; elsewhere: what was skipped
 	$(PYTHON) -m pytest tests/gpu

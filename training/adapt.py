@@ -155,7 +155,7 @@ def adapted_tops(train: Labelled, heads: Sequence[Head], options: AdaptOptions, 
     ]
 
 
-def train_on(material: Material, method: str, heads: Sequence[Head], options: AdaptOptions, work: Path) -> Adapting:
+def train_on(material: Material, method: str, heads: Sequence[Head], options: AdaptOptions, work: Path) -> Run:
     """Trains adapters of the heads' top levels and the heads with them; goes on where it was."""
     model, shared = material.model, method not in VALUES
     if method == "full":
@@ -169,8 +169,9 @@ def train_on(material: Material, method: str, heads: Sequence[Head], options: Ad
     )
     folder = work / hashlib.sha256(identity.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    Run(adapting, train, val, options, folder).go()
-    return adapting
+    run = Run(adapting, train, val, options, folder)
+    run.go()
+    return run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,11 +413,14 @@ def adapt(arguments: argparse.Namespace) -> None:
             least = options.min_listings
             print(f"no top level has {least} listings of several leaves: heads alone", file=sys.stderr)
         else:
-            adapting = train_on(material, arguments.method, chosen, options, work)
+            run = train_on(material, arguments.method, chosen, options, work)
+            if whole and run.best[0].epoch == 0:
+                print(f"no pass was better than the model as it is: {arguments.output} is not written")
+                return
             if whole:
-                material = write_whole(material, adapting, arguments.output, arguments.catalog, work / "whole")
+                material = write_whole(material, run.adapting, arguments.output, arguments.catalog, work / "whole")
             else:
-                verdicts = publish_adapters(material, adapting, chosen, arguments.method, options)
+                verdicts = publish_adapters(material, run.adapting, chosen, arguments.method, options)
     if not whole:
         publish_heads(folder, heads_of(material, heads))
     for verdict in verdicts:

@@ -35,7 +35,7 @@ from item.progress import Progress
 from training.data import WordIds
 
 PRIOR = 300.0  # variance of a head's weights that is expected before anything is seen
-HEAD_STEPS = 80  # of L-BFGS, about as many at most
+HEAD_STEPS = 200  # of L-BFGS, about as many at most
 BUCKET = 16  # batches that are sorted by length together
 TEMPERATURES = np.geomspace(0.2, 5.0, 65)
 FEW = 30  # held-back listings: a head with fewer takes the temperature of all of them together
@@ -341,13 +341,9 @@ class Run:
             {"params": learned, "lr": options.lr},
             {"params": [adapting.weight, adapting.bias], "lr": options.head_lr},
         ]
-        self.optimiser = torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.rates = [options.lr, options.head_lr]
         self.per_epoch = sum(1 for _ in batches(train, options, 0))
-        steps = self.per_epoch * options.epochs
-        warm = max(1, round(options.warmup * steps))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser, lambda step: min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm)))
-        )
         self.epoch = 0
         self.best: list[Best] = []
         self.history: list[dict[str, float]] = []
@@ -362,7 +358,7 @@ class Run:
         while self.epoch < options.epochs and self.epoch - max(one.epoch for one in self.best) < options.patience:
             total = 0.0
             for number, rows in enumerate(batches(self.train, options, self.epoch)):
-                loss = self.step(rows, np.random.default_rng([options.seed, self.epoch, number]))
+                loss = self.step(rows, number)
                 total += loss
                 progress.update(1, f"loss {loss:.3f}")
             self.epoch += 1
@@ -372,8 +368,15 @@ class Run:
         progress.close()
         self.keep_best()
 
-    def step(self, rows: Rows, generator: np.random.Generator) -> float:
-        """One step on some rows. Raises FloatingPointError where the loss is not finite, before anything is changed."""
+    def share(self, number: int) -> float:
+        """Of the rates, in step `number` of this pass: they rise and fall linearly."""
+        step, steps = self.epoch * self.per_epoch + number, self.per_epoch * self.options.epochs
+        warm = max(1, round(self.options.warmup * steps))
+        return min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+
+    def step(self, rows: Rows, number: int) -> float:
+        """Step `number` of this pass. Raises FloatingPointError, before a change, where the loss is not finite."""
+        generator = np.random.default_rng([self.options.seed, self.epoch, number])
         listings, tops = self.train.listings, self.train.tops[rows]
         part = self.adapting.words([listings.word_ids[row] for row in rows], tops)
         seen = listings.features[rows]
@@ -386,11 +389,12 @@ class Run:
         loss = loss + self.adapting.weight.square().sum() / (2 * PRIOR * len(self.train))
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} in pass {self.epoch + 1}; give a lower --lr")
+        for group, lr in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = lr * self.share(number)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.learned, 1.0)
         self.optimiser.step()
-        self.schedule.step()
         return float(loss.item())
 
     def judge(self) -> None:
@@ -472,8 +476,6 @@ class Run:
                 whole["state"].setdefault(int(key), {})[part] = tensor
         self.optimiser.load_state_dict(whole)
         self.epoch, self.history = saved["epoch"], saved["history"]
-        for _ in range(self.epoch * self.per_epoch):
-            self.schedule.step()
         self.best = [
             Best(
                 loss=one["loss"],
