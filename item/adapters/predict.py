@@ -60,10 +60,11 @@ def predict(
     """
     root = heads.of(())
     assert root is not None
-    p_top = root.probabilities(features)
+    given = np.array([[float(top == start[:1]) for top in root.paths]])
+    p_top = given.repeat(len(features), axis=0) if start else root.probabilities(features)
     p_paths = {top: head.probabilities(features) for top in root.paths if (head := heads.of(top)) is not None}
-    asks = np.array([[top in specialists and (not start or top == start[:1]) for top in root.paths]])
-    pairs = [(row, column) for row, column in np.argwhere(asks & (bool(start) | (p_top >= LIKELY))).tolist()]
+    asks = np.array([[top in specialists for top in root.paths]])
+    pairs = [(row, column) for row, column in np.argwhere(asks & (p_top >= LIKELY)).tolist()]
     asked: dict[tuple[int, int], Array] = {}
     if pairs:
         seen = adapted([(row, specialists[root.paths[column]].name) for row, column in pairs])
