@@ -46,7 +46,7 @@ class World:
         self.features: Features = rng.normal(size=(N, F)).astype(np.float32)
         for pattern in range(len(PATTERNS)):
             self.features[pattern::4] = seen_by(self.features[pattern::4], pattern)
-        self.specialists = {
+        self.specialists: dict[Category, Specialist] = {
             (top,): Specialist(name=f"of-{top}", head=make_head(rng, (top,), (*TREE[top,], (top, "new"))))
             for top in tops
         }
