@@ -381,7 +381,7 @@ class TestChanges:
             json.dumps({**described, "heads": described["heads"][1:]}),
         ):
             (model / HEADS_FOLDER / HEADS_FILE).write_text(text)
-            with pytest.raises(ModelError, match=r"heads\.(json|safetensors): "):
+            with pytest.raises(ModelError, match=r"heads\.(json|safetensors)"):
                 load_model(ServerConfig(device="cpu"), model, None)
             with pytest.raises(ServiceError, match="FAILED_PRECONDITION: model: "):
                 client.reload()
