@@ -67,6 +67,7 @@ from training.pretrain import read_split
 
 WHOLE = ("full", "lora", "road_lora", "hiwi", "pafi")  # methods that change the model itself
 CHOICES = (*VALUES, "linear", *WHOLE)
+LEAST_GAIN = 0.01  # of the held-back loss: an adapter that gains less is not worth its second pass
 WHOLE_LR = {"full": 5e-5, "pafi": 5e-4}  # of these the parameters have starting weights
 
 SPLITS = ("train", "val", "test")
@@ -207,7 +208,7 @@ def judge(before: Head, after: Head, seen: Labelled, adapted: np.ndarray, name: 
     return Verdict(
         category="/".join(before.category),
         name=name,
-        kept=loss(q) < loss(p) and right[1] >= right[0],
+        kept=loss(q) < (1 - LEAST_GAIN) * loss(p) and right[1] >= right[0],
         held_back=len(known),
         loss_before=loss(p),
         loss_after=loss(q),
