@@ -165,10 +165,12 @@ def train_on(material: Material, method: str, heads: Sequence[Head], options: Ad
     made = None if method == "full" else make_method(method, model, 1 if shared else len(heads))
     adapting = Adapting(model, made, heads, 2 * model.config.width, shared)
     train, val = (Assigned.of(material.labelled[split], heads) for split in ("train", "val"))
-    identity = repr(
-        (method, asdict(options), material.space, [head.paths for head in heads], train.listings.categories)
-    )
-    folder = work / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    settings = method, asdict(options), material.space, [head.paths for head in heads]
+    identity = hashlib.sha256(repr(settings).encode())
+    for part in (train, val):  # a checkpoint of other listings is not gone on from
+        identity.update(repr((part.listings.categories, part.listings.word_ids)).encode())
+        identity.update(np.ascontiguousarray(part.listings.features).data)
+    folder = work / identity.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(adapting, train, val, options, folder)
     run.go()
@@ -291,7 +293,8 @@ def write_whole(material: Material, adapting: Adapting, output: Path, catalog: s
     output.mkdir(parents=True, exist_ok=True)
     material.preprocessor.save_pretrained(output)
     material.model.save_pretrained(output)
-    shutil.copy2(material.folder / "README.md", output / "README.md")
+    if (card := material.folder / "README.md").is_file():
+        shutil.copy2(card, output / card.name)
     again = read_material(output, catalog, work)
     publish_heads(output, heads_of(again, fit_base(again.labelled["train"], again.labelled["val"])))
     return again

@@ -416,9 +416,11 @@ class Run:
         self.history.append({"epoch": self.epoch, "held_back_loss": float(losses.mean())})
 
     def tensors_of(self, number: int) -> dict[str, Tensor]:
-        """What belongs to one top level: its adapter's rows (all parameters, where one serves all) and its head's."""
+        """What belongs to one top level: its head's rows and its adapter's; one for all belongs to the first."""
         rows = slice(self.adapting.first[number], self.adapting.first[number + 1])
         kept = {"weight": self.adapting.weight[rows], "bias": self.adapting.bias[rows]}
+        if self.adapting.shared and number:
+            return {name: tensor.detach().clone() for name, tensor in kept.items()}
         for place, parameter in enumerate(self.learned):
             kept[f"learned.{place}"] = parameter if self.adapting.shared else parameter[number]
         return {name: tensor.detach().clone() for name, tensor in kept.items()}
@@ -429,6 +431,8 @@ class Run:
         for number, best in enumerate(self.best):
             rows = slice(self.adapting.first[number], self.adapting.first[number + 1])
             self.adapting.weight[rows], self.adapting.bias[rows] = best.tensors["weight"], best.tensors["bias"]
+            if self.adapting.shared and number:
+                continue
             for place, parameter in enumerate(self.learned):
                 target = parameter if self.adapting.shared else parameter[number]
                 target.copy_(best.tensors[f"learned.{place}"])

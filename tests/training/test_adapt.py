@@ -396,3 +396,14 @@ def test_names_are_plain_and_differ() -> None:
     assert adapter_name(("Home & Kitchen",), []) == "home-kitchen"
     assert adapter_name(("Home / Kitchen",), ["home-kitchen"]) == "home-kitchen-2"
     assert adapter_name(("電子",), []) == "category"
+
+
+def test_a_run_on_other_listings_does_not_go_on_from_an_old_checkpoint(
+    folder: Path, catalog: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(catalog.read_text().replace("number 1", "numeral 1"))
+    work = tmp_path / "work"
+    for listings in (catalog, catalog, other):
+        assert run(folder, listings, "--batch-size", "8", "--work", str(work)) == 0
+    assert len(list(work.glob("*/checkpoint.json"))) == 2  # the second went on from the first
