@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,7 +45,7 @@ from item.errors import CatalogError, ConfigError, ItemError, LeaseError, SpaceE
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
 from item.preprocessing.preprocessor import Preprocessor
-from tests.fetching.picture_server import Shop, answer, running_shop
+from tests.fetching.picture_server import Shop, answer, in_turn, running_shop
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -465,11 +466,10 @@ def test_a_killed_job_goes_on(config: BuildConfig) -> None:
 
 
 @pytest.mark.usefixtures("running_ray")
-@pytest.mark.parametrize("stage", ["Embed", pytest.param("prepare", marks=pytest.mark.slow)])
-def test_a_worker_that_dies_is_replaced(config: BuildConfig, stage: str) -> None:
+def test_a_worker_that_dies_is_replaced(config: BuildConfig) -> None:
     """kill -9 in the middle: the job goes on, and holds each product once, as one left in peace does."""
     with ThreadPoolExecutor(1) as killer:
-        killed = killer.submit(kill_workers, stage, workers(stage), config.folder / PARTIAL, 1)
+        killed = killer.submit(kill_encoders, workers("Embed"), config.folder / PARTIAL, 1)
         summary = built(replace(config, shard_rows=1))
         assert killed.result() == 1
     engine = load_engine(config.model, "cpu")
@@ -480,22 +480,39 @@ def test_a_worker_that_dies_is_replaced(config: BuildConfig, stage: str) -> None
     assert summary.num_products == summary.num_embedded == len(listings)
 
 
+@pytest.mark.usefixtures("running_ray")
+def test_a_worker_that_dies_while_it_prepares_is_replaced(by_url: BuildConfig, shop: Shop) -> None:
+    """kill -9 while it waits for a picture's first answer: another asks again, and nothing is lost."""
+    killed = []
+
+    def kill(_: BaseHTTPRequestHandler) -> None:
+        for process in workers("prepare"):
+            os.kill(process, signal.SIGKILL)
+            killed.append(process)
+
+    shop.answers["/22.png"] = in_turn(kill, shop.answers["/22.png"])
+    summary = built(by_url)
+    assert len(killed) == 1
+    assert shop.asked["/22.png"] == 2
+    assert summary.num_products == summary.num_embedded == 48
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("running_ray")
 def test_a_worker_that_dies_again_and_again_ends_the_job_with_a_reason(config: BuildConfig) -> None:
     with ThreadPoolExecutor(1) as killer:
-        killed = killer.submit(kill_workers, "Embed", workers("Embed"), config.folder / PARTIAL, RETRIES + 1)
+        killed = killer.submit(kill_encoders, workers("Embed"), config.folder / PARTIAL, RETRIES + 1)
         with pytest.raises(ItemError, match=r"a worker's process ended.*start again"):
             build(replace(config, shard_rows=1))
         assert killed.result() == RETRIES + 1
     assert built(replace(config, shard_rows=1)).num_products == 48
 
 
-def kill_workers(stage: str, before: set[int], partial: Path, count: int) -> int:
-    """Kills so many processes of a stage, one after the other, once a shard is done. Returns how many."""
+def kill_encoders(before: set[int], partial: Path, count: int) -> int:
+    """Kills so many processes that embed, one after the other, once a shard is done. Returns how many."""
     killed = 0
     for _ in range(24_000):  # minutes: the first shard waits for Ray, on a busy machine for long
-        found = workers(stage) - before
+        found = workers("Embed") - before
         if found and any(partial.glob("shard-*.json")):
             os.kill(process := found.pop(), signal.SIGKILL)
             before = before | {process}
