@@ -4,8 +4,14 @@
     adapters   one for each top level, all in one run of mixed batches: a listing's batch row names its adapter, and the
                head of its top level answers; both start at the base, so that they can only earn their way from there
 
-A listing is learned from by its words alone, by its picture alone and by both: each must know how much it knows. The
-picture's part of the features does not pass through the layers, so that a step costs the words.
+A listing is learned from by its words alone, by its picture alone and by both: each must know how much it knows. By
+both counts most and by picture least (`SHARES`): were they equal, words and picture would each be learned to be right
+alone, and what both say would count twice where both are there. The picture's part of the features does not pass
+through the layers, so that a step costs the words.
+
+Leaves have from two listings to thousands. The loss is adjusted for that (arXiv 2007.07314, eq. 10, with half its
+weight): in training each logit gets `ADJUSTED` times the logarithm of its path's listings, so that the head that is
+served, which gets nothing, does not lean on what is frequent.
 
 Shapes: N listings, F features, C paths, A adapters, B listings of a batch.
 """
@@ -35,6 +41,8 @@ from item.progress import Progress
 from training.data import WordIds
 
 PRIOR = 300.0  # variance of a head's weights that is expected before anything is seen
+SHARES = (0.4, 0.1, 0.5)  # of a listing with both, by its readings: `PATTERNS`
+ADJUSTED = 0.5  # for the numbers of listings: 0 takes them as they are, 1 as if all paths had as many
 HEAD_STEPS = 200  # of L-BFGS, about as many at most
 BUCKET = 16  # batches that are sorted by length together
 TEMPERATURES = np.geomspace(0.2, 5.0, 65)
@@ -116,7 +124,7 @@ def targets_of(categories: Sequence[Category], paths: Sequence[Category]) -> npt
 def fit_head(train: Labelled, category: Category, paths: Sequence[Category], known: Head | None = None) -> Head:
     """The head of `category` on the features of its listings, by L-BFGS.
 
-        min   sum_listings mean_{words | picture | both} CE(z, path) + |W|^2 / (2 PRIOR)
+        min   sum_listings sum_{words | picture | both} SHARES CE(z + frequency, path) + |W|^2 / (2 PRIOR)
 
     known: a head of some of the paths, whose rows stay as they are, bit for bit; only the others are learned.
     """
@@ -124,6 +132,7 @@ def fit_head(train: Labelled, category: Category, paths: Sequence[Category], kno
     learned = np.flatnonzero(targets >= 0)
     target = torch.from_numpy(targets[learned])
     kinds, weights = readings(train[learned])
+    frequency = frequency_of(targets[learned], len(paths))
     num_known = 0 if known is None else len(known.paths)
     if known is not None and tuple(paths[:num_known]) != known.paths:
         raise ConfigError(f"paths: the first {num_known} must be those of the known head")
@@ -142,7 +151,7 @@ def fit_head(train: Labelled, category: Category, paths: Sequence[Category], kno
             total = weight.square().sum() / (2 * PRIOR)
             for features, share in zip(kinds, weights, strict=True):
                 z = F.linear(features, torch.cat([fixed_w, weight]), torch.cat([fixed_b, bias])) * scale
-                total = total + (F.cross_entropy(z, target, reduction="none") * share).sum()
+                total = total + (F.cross_entropy(z + frequency, target, reduction="none") * share).sum()
             total.backward()  # type: ignore[no-untyped-call]
             return total
 
@@ -156,12 +165,18 @@ def fit_head(train: Labelled, category: Category, paths: Sequence[Category], kno
     )
 
 
+def frequency_of(targets: npt.NDArray[np.int64], num_paths: int) -> Tensor:
+    """(C,): what the logits get in training, of the N listings' paths; that of a path without listings as with one."""
+    counts = np.bincount(targets, minlength=num_paths).clip(min=1)
+    return torch.from_numpy(ADJUSTED * np.log(counts)).float()
+
+
 def readings(listings: Labelled) -> tuple[list[Tensor], list[Tensor]]:
     """The features by each of `PATTERNS`, and the weights, (N,), so that all readings of a listing count as one."""
     pattern = patterns_of(listings.features, listings.words_width)
     whole = torch.from_numpy(pattern == PATTERNS.index("both")).float()
-    there = [torch.from_numpy(pattern == number).float() for number in range(len(PATTERNS))]
-    shares = [there[0] + whole / 3, there[1] + whole / 3, whole / 3]
+    alone = [torch.from_numpy(pattern == number).float() for number in range(len(PATTERNS) - 1)]
+    shares = [one + whole * share for one, share in zip((*alone, 0 * whole), SHARES, strict=True)]
     return [torch.from_numpy(listings.seen_by(one)) for one in PATTERNS], shares
 
 
@@ -251,9 +266,12 @@ class Adapting(nn.Module):
         part = self.model.vector.words.centred(join_fields(pooled.means, self.model.vector.title_weight))
         return torch.zeros(len(ids), self.words_width).index_copy(0, pooled.rows, part)
 
-    def losses(self, features: Tensor, targets: Tensor, tops: npt.NDArray[np.int64]) -> Tensor:
-        """(B,): cross-entropy among the paths of each listing's top level. targets: among all paths of all heads."""
-        z = F.linear(features, self.weight, self.bias)
+    def losses(
+        self, features: Tensor, targets: Tensor, tops: npt.NDArray[np.int64], frequency: Tensor | None = None
+    ) -> Tensor:
+        """(B,): cross-entropy among the paths of each listing's top level. targets: among all paths of all heads.
+        frequency: (C,), `frequency_of` them in training."""
+        z = F.linear(features, self.weight, self.bias if frequency is None else self.bias + frequency)
         others = self.owner != torch.from_numpy(tops)[:, None]
         return F.cross_entropy(z.masked_fill(others, -torch.inf), targets, reduction="none")
 
@@ -342,6 +360,7 @@ class Run:
             {"params": [adapting.weight, adapting.bias], "lr": options.head_lr},
         ]
         self.optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.frequency = frequency_of(train.targets, len(adapting.bias))
         self.rates = [options.lr, options.head_lr]
         self.per_epoch = sum(1 for _ in batches(train, options, 0))
         self.epoch = 0
@@ -381,11 +400,12 @@ class Run:
         part = self.adapting.words([listings.word_ids[row] for row in rows], tops)
         seen = listings.features[rows]
         pattern = patterns_of(seen, listings.words_width)
-        drawn = generator.integers(0, len(PATTERNS), len(rows))  # of a listing with both, one of the three readings
+        drawn = generator.choice(len(PATTERNS), size=len(rows), p=SHARES)  # of a listing with both, one reading
         shown = np.where(pattern == 2, drawn, pattern)
         picture = torch.from_numpy(seen[:, listings.words_width :] * (shown != 0)[:, None])
         features = torch.cat([part * torch.from_numpy(shown != 1)[:, None], picture], dim=1)
-        loss = self.adapting.losses(features, torch.from_numpy(self.train.targets[rows]), tops).mean()
+        targets = torch.from_numpy(self.train.targets[rows])
+        loss = self.adapting.losses(features, targets, tops, self.frequency).mean()
         loss = loss + self.adapting.weight.square().sum() / (2 * PRIOR * len(self.train))
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} in pass {self.epoch + 1}; give a lower --lr")

@@ -25,7 +25,9 @@ from item.preprocessing.preprocessor import Preprocessor
 from training.adapt import adapter_name, judge, main
 from training.adapt_report import calibration_error
 from training.adapting import (
+    ADJUSTED,
     PRIOR,
+    SHARES,
     Adapting,
     AdaptOptions,
     Assigned,
@@ -325,20 +327,24 @@ def test_a_head_is_the_minimum_of_its_loss() -> None:
     features[:10, :4], features[10:20, 4:] = 0, 0
     paths: list[tuple[str, ...]] = [("a", "x"), ("a", "y"), ("a", "z")]
     train = Labelled(
-        categories=[paths[one] for one in generator.integers(0, 3, 60)],
+        categories=[paths[one] for one in generator.choice(3, size=60, p=(0.6, 0.3, 0.1))],
         word_ids=[None] * 60,
         features=features,
         words_width=4,
     )
     head = fit_head(train, ("a",), paths)
     W, b = head.weight.astype(np.float64), head.bias.astype(np.float64)
+    counts = np.array([train.categories.count(path) for path in paths])
     of_w, of_b = W / PRIOR, np.zeros(3)
     for row in range(60):
         x = features[row].astype(np.float64)
-        readings = [x] if not x[:4].any() or not x[4:].any() else [x * (np.arange(6) < 4), x * (np.arange(6) >= 4), x]
-        for one in readings:
-            error = softmax(W @ one + b) - (np.arange(3) == paths.index(train.categories[row]))
-            of_w, of_b = of_w + np.outer(error, one) / len(readings), of_b + error / len(readings)
+        readings = [(x, 1.0)]
+        if x[:4].any() and x[4:].any():
+            readings = list(zip([x * (np.arange(6) < 4), x * (np.arange(6) >= 4), x], SHARES, strict=True))
+        for one, share in readings:
+            adjusted = W @ one + b + ADJUSTED * np.log(counts)
+            error = softmax(adjusted) - (np.arange(3) == paths.index(train.categories[row]))
+            of_w, of_b = of_w + share * np.outer(error, one), of_b + share * error
     assert np.abs(W).max() > 0.1
     assert max(np.abs(of_w).max(), np.abs(of_b).max()) < 0.05
 

@@ -1,0 +1,341 @@
+"""All methods of adaptation on a catalogue's categories: accuracy, size, memory, time, latency.
+
+    python -m benchmarks.adapting --model M --catalog DATA/fashion --work W --json benchmarks/results/adapting.json
+
+Each method learns the leaves of every top level with enough listings, from the same features, with the same head to
+start from, the same steps and the same choice of the best pass by held-back loss. `linear` is that head alone: the
+linear probe, convex. RoAd and LoRA train one adapter for each top level, all in one run of mixed batches; full
+fine-tuning (all layers, one model for all), PaFi, HiWi and MEFT one for all. Every rate of `RATES` is tried and the one
+of the least loss on val is taken; only its answers on test are looked at, by the first seed's rate for all seeds.
+
+Each run is a process of its own and leaves a file in W; started again, the command goes on with those that are missing.
+
+Accuracy is that of the leaf among all of the catalogue, top level included (the head of the root is the same for all).
+`gain_*` and `below_full_*`: over the linear probe, and of full fine-tuning over the method; paired, with intervals by
+products, the mean of the seeds of each listing. `stored`: values of one adapter, and `head` those of the heads, which
+all have. `bytes`: of one adapter on disk. `peak`: by how much training raises the process's resident memory. `speed`:
+of words through the layers, 32 listings a batch, over the model alone, as it is served (folded where the method folds,
+the adapters mixed in the batch where it does not); by torch, in turns, the median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks.report import CHECKOUT, Result, write_report
+from item.adapters.files import write_adapter
+from item.adapters.head import PATTERNS, Features, Head
+from item.adapters.method import Method
+from item.adapters.methods import make_method
+from item.adapters.predict import Specialist, predict
+from item.adapters.road import Road
+from item.errors import ConfigError
+from item.evaluation.bootstrap import Interval, mean_interval, paired_interval
+from item.evaluation.classification import macro_f1
+from item.model.batch import Batch, pad_words
+from training.adapt import Material, adapted_tops, fit_base, heads_of, read_material
+from training.adapt_report import calibration_error, correct
+from training.adapting import Adapting, AdaptOptions, Assigned, Labelled, Run, adapted_features, with_temperature
+
+Values = npt.NDArray[np.float64]
+
+# Of each method's own parameters; new ones start at nothing and take more than those of the model.
+RATES = {
+    "linear": (1e-3,),
+    "full": (2e-5, 5e-5, 1e-4),
+    "pafi": (2e-4, 5e-4, 1e-3),
+    "hiwi": (3e-4, 1e-3, 3e-3),
+    "meft1": (3e-4, 1e-3, 3e-3),
+    "lora": (3e-4, 1e-3, 3e-3),
+    "road_lora": (3e-4, 1e-3, 3e-3),
+    "road_1": (1e-3, 3e-3, 5e-3),
+    "road_2": (1e-3, 3e-3, 5e-3),
+    "road_4": (1e-3, 3e-3, 5e-3),
+}
+EACH = ("road_1", "road_2", "road_4", "lora", "road_lora")  # an adapter for each top level; the others: one for all
+ROUNDS, BATCH = 25, 32  # of timing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One training. split: what it answers on."""
+
+    method: str
+    rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.method}-{self.rate:g}-{self.seed}"
+
+
+def memory(field: str) -> int:
+    """Bytes of this process as Linux tells them: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))
+
+
+def run_once(task: Task, material: Material, options: AdaptOptions, work: Path) -> dict[str, Any]:
+    """Trains one method and answers on test."""
+    torch.manual_seed(task.seed)
+    model, (train, val, test) = material.model, (material.labelled[one] for one in ("train", "val", "test"))
+    base = fit_base(train, val)
+    heads = adapted_tops(train, base, options, ())
+    linear = task.method == "linear"
+    method: Method | None = None
+    if task.method == "full":
+        for parameter in model.layers.parameters():
+            parameter.requires_grad_(True)
+    elif not linear:
+        method = make_method(task.method, model, len(heads) if task.method in EACH else 1)
+    adapting = Adapting(model, method, heads, train.words_width, shared=task.method not in EACH)
+    figures: dict[str, Any] = {"head": sum(head.weight.size + head.bias.size for head in base)}
+    if not linear:
+        run = Run(adapting, Assigned.of(train, heads), Assigned.of(val, heads), options, work)
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM begins anew
+        before, start = memory("VmRSS"), time.perf_counter()
+        run.go()
+        figures |= {"seconds": time.perf_counter() - start, "peak": memory("VmHWM") - before, "passes": run.epoch}
+        figures |= {"stored": stored(adapting), "bytes": bytes_of(adapting, material), "speed": speed(adapting, val)}
+    figures["val_loss"] = held_back_loss(adapting, Assigned.of(val, heads))
+    answers = answer(material, base, adapting, test)
+    return {"figures": figures, "answers": answers, "top_levels": len(heads)}
+
+
+def held_back_loss(adapting: Adapting, val: Assigned) -> float:
+    """By which rates are chosen: the mean over val of the loss by both."""
+    features = torch.from_numpy(adapted_features(adapting, val.listings, val.tops))
+    with torch.no_grad():
+        return float(adapting.losses(features, torch.from_numpy(val.targets), val.tops).mean())
+
+
+def answer(material: Material, base: Sequence[Head], adapting: Adapting, test: Labelled) -> dict[str, Any]:
+    """What two passes answer on test, by each modality: right or not, the leaf, the confidence."""
+    val = material.labelled["val"]
+    seen = [val[val.below(head.category)] for head in adapting.heads]
+    tops = [np.full(len(one), number, dtype=np.int64) for number, one in enumerate(seen)]
+    adapted = [adapted_features(adapting, one, top) for one, top in zip(seen, tops, strict=True)]
+    trained = [adapting.head(number) for number in range(len(adapting.heads))]
+    own = with_temperature(trained, adapted, [one.categories for one in seen])
+    specialists = {head.category: Specialist(name=str(number), head=head) for number, head in enumerate(own)}
+    heads, answers = heads_of(material, base), dict[str, Any]()
+    for pattern in PATTERNS:
+        seen_by = Labelled(
+            categories=test.categories,
+            word_ids=test.word_ids if pattern != "picture" else [None] * len(test),
+            features=test.seen_by(pattern),
+            words_width=test.words_width,
+        )
+        there = np.flatnonzero(seen_by.features.any(axis=1))
+        asked = seen_by[there]
+
+        def second(pairs: Sequence[tuple[int, str]], asked: Labelled = asked) -> Features:
+            rows = np.array([row for row, _ in pairs], dtype=np.intp)
+            return adapted_features(adapting, asked[rows], np.array([int(name) for _, name in pairs], dtype=np.int64))
+
+        predicted = predict(heads, asked.features, specialists, second, top_k=1)
+        answers[pattern] = {
+            "rows": there.tolist(),
+            "right": correct(asked.categories, predicted).tolist(),
+            "leaf": [list(one.paths[0][0]) for one in predicted],
+            "confidence": [one.paths[0][1][-1] for one in predicted],
+        }
+    return answers
+
+
+def stored(adapting: Adapting) -> int:
+    """Values of one adapter; full fine-tuning: those of all layers."""
+    if adapting.method is None:
+        return sum(parameter.numel() for parameter in adapting.model.layers.parameters())
+    return adapting.method.num_stored
+
+
+def bytes_of(adapting: Adapting, material: Material) -> int:
+    """Of one adapter on disk: RoAd's files as they are written; of the others the values alone, in float32."""
+    method = adapting.method
+    if not isinstance(method, Road):
+        return 4 * stored(adapting)
+    with tempfile.TemporaryDirectory() as folder:
+        written = write_adapter(
+            Path(folder),
+            "one",
+            method.values(0),
+            method=method.config.variant,
+            config=material.model.config,
+            model_space=material.space,
+        )
+        return sum(file.stat().st_size for file in written.rglob("*") if file.is_file())
+
+
+@torch.no_grad()
+def speed(adapting: Adapting, val: Labelled) -> float:
+    """The model's time over its time with the adapters, for words through the layers: the median over rounds in turns.
+
+    Methods that fold run folded, in the same layers, so that theirs differs from 1 by noise alone.
+    """
+    method, model = adapting.method, adapting.model
+    if method is None:
+        return 1.0
+    ids, mask = pad_words([one for one in val.word_ids if one is not None][:BATCH])
+    batch = Batch(word_ids=ids, word_mask=mask, picture_rows=torch.zeros(0, dtype=torch.int64))
+    rows = torch.arange(len(ids)) % method.num_adapters
+    folded, plain = None, model
+    if method.num_adapters == 1:
+        with suppress(ConfigError):
+            folded = copy.deepcopy(model)
+            folded.load_state_dict(method.fold())
+
+    def seconds(run: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    def with_adapters() -> object:
+        if folded is not None:
+            return folded(batch)
+        with method.applied(rows):
+            return plain(batch)
+
+    ratios = [seconds(lambda: plain(batch)) / seconds(with_adapters) for _ in range(2 + ROUNDS)]
+    return statistics.median(ratios[2:])
+
+
+def in_a_fresh_process(task: Task, arguments: argparse.Namespace) -> dict[str, Any]:
+    """As `run_once`, its result kept in a file."""
+    kept: Path = arguments.work / f"{task.name}.json"
+    if not kept.exists():
+        command = [sys.executable, "-m", "benchmarks.adapting", "--one", task.method, str(task.rate), str(task.seed)]
+        for name in ("model", "catalog", "work", "epochs", "batch_size"):
+            command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+        print(f"{task.name} ...", file=sys.stderr)
+        subprocess.run(command, cwd=CHECKOUT, check=True)
+    found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return found
+
+
+def run_one(arguments: argparse.Namespace) -> None:
+    """This process's task; its checkpoints go when the result is there."""
+    method, rate, seed = arguments.one
+    task = Task(method=method, rate=float(rate), seed=int(seed))
+    options = AdaptOptions(epochs=arguments.epochs, batch_size=arguments.batch_size, lr=task.rate, seed=task.seed)
+    material = read_material(arguments.model, arguments.catalog, arguments.work)
+    place = arguments.work / task.name
+    place.mkdir(parents=True, exist_ok=True)
+    result = run_once(task, material, options, place)
+    result["groups"] = [one.group_id or one.product_id for one in material.listings["test"]]
+    result["expected"] = [list(one) for one in material.labelled["test"].categories]
+    beside = arguments.work / f"{task.name}.json.partial"
+    beside.write_text(json.dumps(result), encoding="utf-8")
+    beside.replace(arguments.work / f"{task.name}.json")
+    shutil.rmtree(place)
+
+
+def chosen(found: Mapping[Task, dict[str, Any]]) -> Task:
+    """The rate of the least loss on val."""
+    return min(found, key=lambda task: float(found[task]["figures"]["val_loss"]))
+
+
+def right_of(runs: Sequence[dict[str, Any]], pattern: str) -> Values:
+    """(N,): the share of the seeds that answer each listing rightly."""
+    return np.mean([run["answers"][pattern]["right"] for run in runs], axis=0)
+
+
+def results_of(runs: Mapping[str, Sequence[dict[str, Any]]], rates: Mapping[str, float], where: str) -> list[Result]:
+    """The table, a method after the other. runs: of each method, one for each seed."""
+    results = []
+
+    def add(metric: str, value: float, unit: str, against: str = "", note: str = "") -> None:
+        results.append(Result(metric=metric, value=value, unit=unit, against=against, where=f"{where}{note}"))
+
+    def add_interval(metric: str, interval: Interval, against: str = "") -> None:
+        add(metric, interval.value, "share", against, f", [{interval.low:.4f}, {interval.high:.4f}]")
+
+    for method, seeds in runs.items():
+        add(f"rate_{method}", rates[method], "", "", f", {len(seeds)} seeds")
+        for pattern in PATTERNS:
+            rows = seeds[0]["answers"][pattern]["rows"]
+            groups = [seeds[0]["groups"][row] for row in rows]
+            right, linear = right_of(seeds, pattern), right_of(runs["linear"], pattern)
+            add_interval(f"accuracy_{pattern}_{method}", mean_interval(right, groups))
+            if method != "linear":
+                add_interval(f"gain_{pattern}_{method}", paired_interval(right, linear, groups), "linear")
+            if method not in ("linear", "full") and "full" in runs:
+                full = right_of(runs["full"], pattern)
+                add_interval(f"below_full_{pattern}_{method}", paired_interval(full, right, groups), "full")
+        answers = [run["answers"]["both"] for run in seeds]
+        expected = [tuple(seeds[0]["expected"][row]) for row in answers[0]["rows"]]
+        scores = [
+            float(macro_f1(expected, list(map(tuple, one["leaf"])))(np.ones((1, len(expected))))[0]) for one in answers
+        ]
+        errors = [calibration_error(np.array(one["confidence"]), np.array(one["right"])) for one in answers]
+        add(f"macro_f1_both_{method}", statistics.mean(scores), "share")
+        add(f"calibration_both_{method}", statistics.mean(errors), "share")
+        figures = seeds[0]["figures"]
+        add(f"head_{method}", figures["head"], "values")
+        if method == "linear":
+            continue
+        note = f", one for each of {seeds[0]['top_levels']} top levels" if method in EACH else ", one for all"
+        add(f"stored_{method}", figures["stored"], "values", "", note)
+        add(f"bytes_{method}", figures["bytes"], "bytes", "", note)
+        for name, unit, scale in (("seconds", "s", 1), ("peak", "MiB", 2**20), ("speed", "ratio", 1)):
+            value = statistics.median(run["figures"][name] for run in seeds) / scale
+            add(f"{name}_{method}", value, unit, "the model alone" if name == "speed" else "")
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains what is missing, prints, writes."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.adapting",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, type=Path)
+    parser.add_argument("--catalog", required=True)
+    parser.add_argument("--work", required=True, type=Path, help="features and results of the runs")
+    parser.add_argument("--json", type=Path, help="the results file to write")
+    parser.add_argument("--methods", nargs="+", default=list(RATES), choices=RATES, help="linear is always there")
+    parser.add_argument("--seeds", type=int, default=3, help="of each method, at its best rate (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=AdaptOptions.epochs)
+    parser.add_argument("--batch-size", type=int, default=AdaptOptions.batch_size)
+    parser.add_argument("--one", nargs=3, metavar=("METHOD", "RATE", "SEED"), help="only this run, in this process")
+    arguments = parser.parse_args(argv)
+    if arguments.one:
+        run_one(arguments)
+        return 0
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    runs, rates = dict[str, list[dict[str, Any]]](), dict[str, float]()
+    for method in dict.fromkeys(("linear", *arguments.methods)):
+        tried = {
+            task: in_a_fresh_process(task, arguments)
+            for task in (Task(method=method, rate=rate, seed=0) for rate in RATES[method])
+        }
+        best = chosen(tried)
+        more = [] if method == "linear" else [replace(best, seed=seed) for seed in range(1, arguments.seeds)]
+        runs[method] = [tried[best], *(in_a_fresh_process(task, arguments) for task in more)]
+        rates[method] = best.rate
+    where = f"{Path(arguments.catalog).name}, test, {len(runs['linear'][0]['expected'])} listings"
+    write_report("adapting", results_of(runs, rates, where), ("torch", "numpy"), arguments.json)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
