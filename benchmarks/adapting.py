@@ -59,15 +59,15 @@ Values = npt.NDArray[np.float64]
 # Of each method's own parameters; new ones start at nothing and take more than those of the model.
 RATES = {
     "linear": (1e-3,),
-    "full": (2e-5, 5e-5, 1e-4),
-    "pafi": (2e-4, 5e-4, 1e-3),
-    "hiwi": (3e-4, 1e-3, 3e-3),
-    "meft1": (3e-4, 1e-3, 3e-3),
-    "lora": (3e-4, 1e-3, 3e-3),
-    "road_lora": (3e-4, 1e-3, 3e-3),
-    "road_1": (1e-3, 3e-3, 5e-3),
-    "road_2": (1e-3, 3e-3, 5e-3),
-    "road_4": (1e-3, 3e-3, 5e-3),
+    "full": (3e-5, 1e-4),
+    "pafi": (3e-4, 1e-3),
+    "hiwi": (1e-3, 3e-3),
+    "meft1": (3e-4, 1e-3),
+    "lora": (3e-4, 1e-3),
+    "road_lora": (1e-3, 3e-3),
+    "road_1": (3e-3, 5e-3),
+    "road_2": (3e-3, 5e-3),
+    "road_4": (3e-3, 5e-3),
 }
 EACH = ("road_1", "road_2", "road_4", "lora", "road_lora")  # an adapter for each top level; the others: one for all
 ROUNDS, BATCH = 25, 32  # of timing
