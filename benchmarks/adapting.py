@@ -39,7 +39,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.report import CHECKOUT, Result, write_report
+from benchmarks.report import CHECKOUT, Result, share, write_report
 from item.adapters.files import write_adapter
 from item.adapters.head import PATTERNS, Features, Head
 from item.adapters.method import Method
@@ -47,7 +47,7 @@ from item.adapters.methods import make_method
 from item.adapters.predict import Specialist, predict
 from item.adapters.road import Road
 from item.errors import ConfigError
-from item.evaluation.bootstrap import Interval, mean_interval, paired_interval
+from item.evaluation.bootstrap import mean_interval, paired_interval
 from item.evaluation.classification import macro_f1
 from item.model.batch import Batch, pad_words
 from training.adapt import Material, adapted_tops, fit_base, heads_of, read_material
@@ -265,21 +265,20 @@ def results_of(runs: Mapping[str, Sequence[dict[str, Any]]], rates: Mapping[str,
     def add(metric: str, value: float, unit: str, against: str = "", note: str = "") -> None:
         results.append(Result(metric=metric, value=value, unit=unit, against=against, where=f"{where}{note}"))
 
-    def add_interval(metric: str, interval: Interval, against: str = "") -> None:
-        add(metric, interval.value, "share", against, f", [{interval.low:.4f}, {interval.high:.4f}]")
-
     for method, seeds in runs.items():
         add(f"rate_{method}", rates[method], "", "", f", {len(seeds)} seeds")
         for pattern in PATTERNS:
             rows = seeds[0]["answers"][pattern]["rows"]
             groups = [seeds[0]["groups"][row] for row in rows]
             right, linear = right_of(seeds, pattern), right_of(runs["linear"], pattern)
-            add_interval(f"accuracy_{pattern}_{method}", mean_interval(right, groups))
+            results.append(share(f"accuracy_{pattern}_{method}", mean_interval(right, groups), where))
             if method != "linear":
-                add_interval(f"gain_{pattern}_{method}", paired_interval(right, linear, groups), "linear")
+                gain = paired_interval(right, linear, groups)
+                results.append(share(f"gain_{pattern}_{method}", gain, where, "linear"))
             if method not in ("linear", "full") and "full" in runs:
                 full = right_of(runs["full"], pattern)
-                add_interval(f"below_full_{pattern}_{method}", paired_interval(full, right, groups), "full")
+                below = paired_interval(full, right, groups)
+                results.append(share(f"below_full_{pattern}_{method}", below, where, "full"))
         answers = [run["answers"]["both"] for run in seeds]
         expected = [tuple(seeds[0]["expected"][row]) for row in answers[0]["rows"]]
         scores = [

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from item.evaluation.bootstrap import Interval
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -24,6 +26,17 @@ class Result:
     unit: str
     against: str = ""
     where: str = ""
+
+
+def share(metric: str, interval: Interval, where: str, against: str = "") -> Result:
+    """A share with its interval."""
+    return Result(
+        metric=metric,
+        value=interval.value,
+        unit="share",
+        against=against,
+        where=f"{where}, [{interval.low:.4f}, {interval.high:.4f}]",
+    )
 
 
 def write_report(name: str, results: Sequence[Result], packages: Sequence[str], path: Path | None) -> None:
