@@ -55,14 +55,13 @@ Rows = npt.NDArray[np.intp]
 class AdaptOptions:
     """How adapters are trained (arXiv 2409.00119: AdamW without weight decay, linear decay, warm-up 0.1).
 
-    lr: of the method's parameters; head_lr: of the heads'. min_listings: of a top level that gets an adapter.
+    lr: of the method's parameters and of the heads. min_listings: of a top level that gets an adapter.
     patience: passes without a better held-back loss of any top level, after which training stops.
     """
 
     epochs: int = 12
     batch_size: int = 64
     lr: float = 3e-3
-    head_lr: float = 3e-3
     warmup: float = 0.1
     min_listings: int = 40
     patience: int = 3
@@ -72,9 +71,8 @@ class AdaptOptions:
         for name in ("epochs", "batch_size", "min_listings", "patience"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1")
-        for name in ("lr", "head_lr"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name}: {getattr(self, name)} must be above 0 and below 1")
+        if not 0 < self.lr < 1:
+            raise ConfigError(f"lr: {self.lr} must be above 0 and below 1")
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup: {self.warmup} must be in [0, 1)")
 
@@ -355,13 +353,9 @@ class Run:
         else:
             learned = [parameter for parameter in method.parameters() if parameter.requires_grad]
         self.learned = learned
-        groups = [
-            {"params": learned, "lr": options.lr},
-            {"params": [adapting.weight, adapting.bias], "lr": options.head_lr},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+        parameters = [*learned, adapting.weight, adapting.bias]
+        self.optimiser = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.0)
         self.frequency = frequency_of(train.targets, len(adapting.bias))
-        self.rates = [options.lr, options.head_lr]
         self.per_epoch = sum(1 for _ in batches(train, options, 0))
         self.epoch = 0
         self.best: list[Best] = []
@@ -387,11 +381,11 @@ class Run:
         progress.close()
         self.keep_best()
 
-    def share(self, number: int) -> float:
-        """Of the rates, in step `number` of this pass: they rise and fall linearly."""
+    def lr(self, number: int) -> float:
+        """Of step `number` of this pass: it rises and falls linearly."""
         step, steps = self.epoch * self.per_epoch + number, self.per_epoch * self.options.epochs
         warm = max(1, round(self.options.warmup * steps))
-        return min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+        return self.options.lr * min((step + 1) / warm, (steps - step) / max(1, steps - warm))
 
     def step(self, rows: Rows, number: int) -> float:
         """Step `number` of this pass. Raises FloatingPointError, before a change, where the loss is not finite."""
@@ -409,8 +403,7 @@ class Run:
         loss = loss + self.adapting.weight.square().sum() / (2 * PRIOR * len(self.train))
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} in pass {self.epoch + 1}; give a lower --lr")
-        for group, lr in zip(self.optimiser.param_groups, self.rates, strict=True):
-            group["lr"] = lr * self.share(number)
+        self.optimiser.param_groups[0]["lr"] = self.lr(number)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.learned, 1.0)
