@@ -39,6 +39,7 @@ from item.model.tensors import read_tensors, save_tensors
 from item.model.vector import join_fields
 from item.progress import Progress
 from training.data import WordIds
+from training.loop import learning_rate_share
 
 PRIOR = 300.0  # variance of a head's weights that is expected before anything is seen
 SHARES = (0.4, 0.1, 0.5)  # of a listing with both, by its readings: `PATTERNS`
@@ -357,6 +358,7 @@ class Run:
         self.optimiser = torch.optim.AdamW(parameters, lr=options.lr, weight_decay=0.0)
         self.frequency = frequency_of(train.targets, len(adapting.bias))
         self.per_epoch = sum(1 for _ in batches(train, options, 0))
+        self.num_steps = self.per_epoch * options.epochs
         self.epoch = 0
         self.best: list[Best] = []
         self.history: list[dict[str, float]] = []
@@ -367,7 +369,7 @@ class Run:
         options = self.options
         if not self.best:
             self.judge()
-        progress = Progress("adapting", self.per_epoch * options.epochs, "batches", initial=self.epoch * self.per_epoch)
+        progress = Progress("adapting", self.num_steps, "batches", initial=self.epoch * self.per_epoch)
         while self.epoch < options.epochs and self.epoch - max(one.epoch for one in self.best) < options.patience:
             total = 0.0
             for number, rows in enumerate(batches(self.train, options, self.epoch)):
@@ -380,12 +382,6 @@ class Run:
             self.checkpoint()
         progress.close()
         self.keep_best()
-
-    def lr(self, number: int) -> float:
-        """Of step `number` of this pass: it rises and falls linearly."""
-        step, steps = self.epoch * self.per_epoch + number, self.per_epoch * self.options.epochs
-        warm = max(1, round(self.options.warmup * steps))
-        return self.options.lr * min((step + 1) / warm, (steps - step) / max(1, steps - warm))
 
     def step(self, rows: Rows, number: int) -> float:
         """Step `number` of this pass. Raises FloatingPointError, before a change, where the loss is not finite."""
@@ -403,7 +399,8 @@ class Run:
         loss = loss + self.adapting.weight.square().sum() / (2 * PRIOR * len(self.train))
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} in pass {self.epoch + 1}; give a lower --lr")
-        self.optimiser.param_groups[0]["lr"] = self.lr(number)
+        share = learning_rate_share(self.epoch * self.per_epoch + number, self.num_steps, self.options.warmup)
+        self.optimiser.param_groups[0]["lr"] = self.options.lr * share
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.learned, 1.0)
