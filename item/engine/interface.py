@@ -91,10 +91,6 @@ class Engine(Protocol):
         adapter changes, such as most models' features of pictures, is taken from these and not made again."""
         ...
 
-    def space_with(self, adapter: str | None) -> str:
-        """The space of the vectors that an adapter makes; None: of the model alone. Raises ModelError as `encode`."""
-        ...
-
 
 class Outputs(NamedTuple):
     """Of one run: (N, D) vectors of unit norm, (N, F) features, float32."""

@@ -86,10 +86,6 @@ class ModelEngine:
         """The categories' heads of the model folder; see `item.engine.interface.Engine`."""
         return read_heads(self.adapters.model, self.model_space)
 
-    def space_with(self, adapter: str | None) -> str:
-        """The space of the vectors that an adapter makes; see `item.engine.interface.Engine`."""
-        return self.space if adapter is None else self.adapters.get(adapter).space(self.space)
-
     def _of_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None, output: str) -> Vectors:
         """One output of listings made ready."""
         rotations = self._rotations([None] * len(prepared) if adapters is None else adapters, len(prepared))

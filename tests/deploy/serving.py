@@ -99,6 +99,11 @@ def write_index(index: Path, engine: Engine, listings: list[Listing], collection
     Store.create(index / collection, about, blocks).close()
 
 
+def space_of(engine: Engine, name: str | None) -> str:
+    """The space of the vectors that an adapter makes; None: of the model alone."""
+    return engine.space if name is None else engine.adapters.get(name).space(engine.space)
+
+
 class RecordingEngine:
     """An engine that remembers the titles that it was asked to encode, call by call."""
 
@@ -130,9 +135,6 @@ class RecordingEngine:
     @property
     def heads(self) -> Heads | None:
         return self.inner.heads
-
-    def space_with(self, adapter: str | None) -> str:
-        return self.inner.space_with(adapter)
 
 
 class GatedEngine(RecordingEngine):

@@ -29,7 +29,7 @@ from item.model.encoder import ITEm
 from item.model.folder import space_of_folder
 from item.preprocessing.preprocessor import Preprocessor
 from item.results import Input, Part, Query
-from tests.deploy.serving import GatedEngine, Hosting, RecordingEngine
+from tests.deploy.serving import GatedEngine, Hosting, RecordingEngine, space_of
 
 METHODS = {"mugs": "road_1", "shoes": "road_1", "tops": "road_4"}
 CATEGORIES = {"mugs": ("Home",), "shoes": ("Clothing", "Shoes"), "tops": ()}
@@ -140,7 +140,7 @@ class TestEmbed:
         np.testing.assert_allclose(np.stack(streamed), mixed.vectors, atol=2e-6)  # type: ignore[arg-type]
         expected = engine.encode([Listing(title=one.text) for one in inputs(MIXED)], [one or None for one in MIXED])
         np.testing.assert_allclose(mixed.vectors, expected.vectors, atol=2e-6)
-        assert mixed.spaces == [engine.space_with(name or None) for name in MIXED]
+        assert mixed.spaces == [space_of(engine, name or None) for name in MIXED]
         assert len(set(mixed.spaces)) == 4
         assert mixed.space == ""
         alone = client_free_vectors(engine, MIXED)
@@ -149,7 +149,7 @@ class TestEmbed:
 
     def test_one_adapter_is_one_space(self, client: Client, engine: Engine) -> None:
         result = client.embed([*inputs(["mugs", "mugs"]), Input()])
-        assert result.space == engine.space_with("mugs")
+        assert result.space == space_of(engine, "mugs")
         assert result.spaces == [result.space, result.space, ""]
 
     def test_an_unknown_adapter_is_its_inputs_own_error(self, client: Client, engine: Engine) -> None:
@@ -190,7 +190,7 @@ class TestSearch:
         adapted, plain, unknown = client.search(queries, k=3)
         assert adapted.error is not None
         assert adapted.error.code == "FAILED_PRECONDITION"
-        for said in ("queries[0].parts[0].input.adapter", engine.space_with("mugs")[:12], engine.space[:12]):
+        for said in ("queries[0].parts[0].input.adapter", space_of(engine, "mugs")[:12], engine.space[:12]):
             assert said in str(adapted.error)
         assert len(plain.hits) == 3
         assert unknown.error is not None
@@ -211,7 +211,7 @@ class TestLoading:
         assert [name for name, one in listed.items() if one.loaded] == list(METHODS)
         for name, method in METHODS.items():
             assert (listed[name].method, listed[name].category) == (method, CATEGORIES[name])
-            assert listed[name].space == engine.space_with(name)
+            assert listed[name].space == space_of(engine, name)
             assert listed[name].num_parameters == engine.adapters.get(name).num_parameters > 0
         assert "another model" in listed["old"].fault
         assert not listed["new"].fault
@@ -241,7 +241,7 @@ class TestLoading:
         after = client.embed(inputs(["new"]))
         assert (after.space, second.space != first.space) == (second.space, True)
         assert np.abs(after.vectors - before.vectors).max() > 0.01
-        assert engine.space_with("new") == second.space
+        assert space_of(engine, "new") == second.space
 
     def test_what_cannot_be_loaded_leaves_all_as_it_was(self, client: Client, model: Path) -> None:
         before = client.embed(inputs(["mugs"]))
@@ -316,7 +316,7 @@ class TestInFlight:
 
     def test_a_new_version_while_a_call_runs(self, gated: tuple[Server, GatedEngine], model: Path) -> None:
         server, engine = gated
-        expected, space = engine.inner.encode([Listing(title=TEXTS[0])], "mugs").vectors, engine.space_with("mugs")
+        expected, space = engine.inner.encode([Listing(title=TEXTS[0])], "mugs").vectors, space_of(engine, "mugs")
         with ThreadPoolExecutor(2) as threads, Client(f"127.0.0.1:{server.port}", timeout_s=30) as client:
             call = threads.submit(client.embed, inputs(["mugs"]))
             engine.begun.get(timeout=10)
@@ -478,7 +478,7 @@ def test_the_commands(command: Callable[..., tuple[int, str, str]], engine: Engi
     assert err.startswith("error: NOT_FOUND: inputs[0].adapter: 'shoes' is not loaded")
     assert json.loads(command("load-adapter", "shoes", "--json")[1])["loaded"] is True
     _, out, _ = command("embed", "--text", "blue shoe", "--adapter", "shoes", "--json")
-    assert json.loads(out)["space"] == engine.space_with("shoes")
+    assert json.loads(out)["space"] == space_of(engine, "shoes")
     status, out, _ = command("reload")
     assert (status, engine.space in out) == (0, True)
     damage(model, "tops")

@@ -63,9 +63,6 @@ class HashEngine:
     def adapt_features(self, prepared: Sequence[Any], features: Vectors, adapters: object) -> Vectors:
         raise NotImplementedError
 
-    def space_with(self, adapter: str | None) -> str:
-        raise NotImplementedError
-
     def vector(self, title: str, picture: bytes) -> Vectors:
         digest = hashlib.sha256(repr((self.space, title, picture)).encode()).digest()
         return unit(np.random.default_rng(list(digest)).normal(size=(1, 8)))[0]
