@@ -21,14 +21,9 @@ Vectors = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """Vectors of N listings in their order: (N, D) float32 of unit norm; the row of a refused listing is NaN.
-
-    features: (N, F) float32, what the vector head reads of words and picture (item.model.vector): what heads of
-        categories read. NaN likewise; (N, 0) where they were not asked for.
-    """
+    """Vectors of N listings in their order: (N, D) float32 of unit norm; the row of a refused listing is NaN."""
 
     vectors: Vectors
-    features: Vectors
     refused: dict[int, ListingError]  # position -> why
     prepare_s: float  # seconds spent waiting for listings to be read, tokenised, decoded
     encode_s: float  # seconds spent in the encoder, while further listings were being prepared
@@ -55,18 +50,11 @@ class Engine(Protocol):
         """
         ...
 
-    def encode(
-        self,
-        listings: Sequence[Listing],
-        adapter: Named | Sequence[Named] = None,
-        *,
-        with_features: bool = False,
-    ) -> Encoded:
+    def encode(self, listings: Sequence[Listing], adapter: Named | Sequence[Named] = None) -> Encoded:
         """Vectors of listings. A listing that cannot be read is refused alone.
 
         Args:
             adapter: one for all listings, or one for each, by name or as `Bank.get` gave it; None: the model alone.
-            with_features: whether `Encoded.features` are given too.
 
         Raises:
             ModelError: an adapter may not be named or cannot be read (item.adapters.bank).
@@ -83,7 +71,8 @@ class Engine(Protocol):
         ...
 
     def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
-        """(N, F) float32, as `encode_prepared`: `Encoded.features` of listings already made ready."""
+        """(N, F) float32, what the vector head (item.model.vector) and heads of categories read: words before picture,
+        each of unit norm; zeros where a listing does not have it. As `encode_prepared`."""
         ...
 
     def adapt_features(self, prepared: Sequence[Prepared], features: Vectors, adapters: Sequence[Named]) -> Vectors:

@@ -11,13 +11,14 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from item.adapters.adapter import Adapter
 from item.adapters.bank import Bank, Named, Rotations
 from item.adapters.head import Heads, read_heads
 from item.catalog.listing import Listing
 from item.engine.batching import buckets
-from item.engine.interface import Encoded, Runner, Vectors
+from item.engine.interface import Encoded, Outputs, Runner, Vectors
 from item.errors import ListingError
 from item.preprocessing.prepared import Prepared
 from item.preprocessing.preprocessor import Preprocessor
@@ -40,17 +41,11 @@ class ModelEngine:
         self._running = threading.Lock()
         self.readers = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="prepare")
 
-    def encode(
-        self,
-        listings: Sequence[Listing],
-        adapter: Named | Sequence[Named] = None,
-        *,
-        with_features: bool = False,
-    ) -> Encoded:
+    def encode(self, listings: Sequence[Listing], adapter: Named | Sequence[Named] = None) -> Encoded:
         """Vectors of listings; see `item.engine.interface.Engine`."""
         each = [adapter] * len(listings) if adapter is None or isinstance(adapter, str | Adapter) else adapter
         rotations = self._rotations(each, len(listings))
-        outputs = self._outputs(len(listings), ["vectors", "features"] if with_features else ["vectors"])
+        vectors = np.full((len(listings), self.vector_width), np.nan, dtype=np.float32)
         refused: dict[int, ListingError] = {}
         prepare_s = encode_s = 0.0
         last = time.perf_counter()
@@ -58,19 +53,26 @@ class ModelEngine:
             ready = time.perf_counter()
             refused |= {start + row: one for row, one in enumerate(outcomes) if isinstance(one, ListingError)}
             prepared = {start + row: one for row, one in enumerate(outcomes) if isinstance(one, Prepared)}
-            self._run(prepared, rotations, outputs)
+            for rows, made in self._run(prepared, rotations):
+                vectors[rows] = made.vectors
             prepare_s += ready - last
             last = time.perf_counter()
             encode_s += last - ready
-        return Encoded(**outputs, refused=refused, prepare_s=prepare_s, encode_s=encode_s)
+        return Encoded(vectors=vectors, refused=refused, prepare_s=prepare_s, encode_s=encode_s)
 
     def encode_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
         """(N, D) float32 of unit norm; see `item.engine.interface.Engine`."""
-        return self._of_prepared(prepared, adapters, "vectors")
+        vectors = np.empty((len(prepared), self.vector_width), dtype=np.float32)
+        for rows, made in self._run(dict(enumerate(prepared)), self._rotations(adapters, len(prepared))):
+            vectors[rows] = made.vectors
+        return vectors
 
     def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
         """(N, F) float32; see `item.engine.interface.Engine`."""
-        return self._of_prepared(prepared, adapters, "features")
+        features = np.empty((len(prepared), self.features_width), dtype=np.float32)
+        for rows, made in self._run(dict(enumerate(prepared)), self._rotations(adapters, len(prepared))):
+            features[rows] = made.features
+        return features
 
     def adapt_features(self, prepared: Sequence[Prepared], features: Vectors, adapters: Sequence[Named]) -> Vectors:
         """(N, F) float32; see `item.engine.interface.Engine`."""
@@ -86,28 +88,17 @@ class ModelEngine:
         """The categories' heads of the model folder; see `item.engine.interface.Engine`."""
         return read_heads(self.adapters.model, self.model_space)
 
-    def _of_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None, output: str) -> Vectors:
-        """One output of listings made ready."""
-        rotations = self._rotations([None] * len(prepared) if adapters is None else adapters, len(prepared))
-        outputs = self._outputs(len(prepared), [output])
-        self._run(dict(enumerate(prepared)), rotations, outputs)
-        return outputs[output]
-
-    def _rotations(self, adapters: Sequence[Named], count: int) -> Rotations | None:
+    def _rotations(self, adapters: Sequence[Named] | None, count: int) -> Rotations | None:
         """What rotates `count` listings with these adapters; None where none has one."""
+        if adapters is None:
+            return None
         assert len(adapters) == count, "one adapter for each listing"
         return self.adapters.rotations(adapters) if any(one is not None for one in adapters) else None
 
-    def _outputs(self, count: int, asked: Sequence[str]) -> dict[str, Vectors]:
-        """NaN in the place of the outputs that are asked for; no columns of the others."""
-        widths = {"vectors": self.vector_width, "features": self.features_width}
-        return {
-            name: np.full((count, width if name in asked else 0), np.nan, dtype=np.float32)
-            for name, width in widths.items()
-        }
-
-    def _run(self, prepared: Mapping[int, Prepared], rotations: Rotations | None, outputs: dict[str, Vectors]) -> None:
-        """Fills the rows of `outputs`, those with columns, that `prepared` has listings of."""
+    def _run(
+        self, prepared: Mapping[int, Prepared], rotations: Rotations | None
+    ) -> Iterator[tuple[npt.NDArray[np.int64], Outputs]]:
+        """Batch by batch, the rows of its listings, by which `prepared` has them, and what the runner makes of them."""
         runner, rows = self.runner, np.fromiter(prepared, np.int64, len(prepared))
         ready = list(prepared.values())
         for bucket in buckets(ready, runner.num_cells, runner.token_budget, runner.packed):
@@ -117,9 +108,7 @@ class ModelEngine:
                 chosen = None
             with self._running:
                 made = runner.run([ready[row] for row in bucket], chosen)
-            for name, output in outputs.items():
-                if output.shape[1]:
-                    output[of_bucket] = getattr(made, name)
+            yield of_bucket, made
 
     def prepare_ahead(self, listings: Sequence[Listing]) -> Iterator[tuple[int, list[Outcome]]]:
         """Windows of prepared listings and where each begins; the next one is under way when a window is given out."""

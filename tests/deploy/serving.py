@@ -114,11 +114,9 @@ class RecordingEngine:
         self.model_space, self.features_width = inner.model_space, inner.features_width
         self.calls: list[list[str]] = []
 
-    def encode(
-        self, listings: Sequence[Listing], adapter: Named | Sequence[Named] = None, *, with_features: bool = False
-    ) -> Encoded:
+    def encode(self, listings: Sequence[Listing], adapter: Named | Sequence[Named] = None) -> Encoded:
         self.calls.append([listing.title for listing in listings])
-        return self.inner.encode(listings, adapter, with_features=with_features)
+        return self.inner.encode(listings, adapter)
 
     def prepare_all(self, listings: Sequence[Listing]) -> list[Prepared | ListingError]:
         return self.inner.prepare_all(listings)
@@ -145,12 +143,10 @@ class GatedEngine(RecordingEngine):
         self.gate = threading.Semaphore(0)
         self.begun: queue.Queue[list[str]] = queue.Queue()
 
-    def encode(
-        self, listings: Sequence[Listing], adapter: Named | Sequence[Named] = None, *, with_features: bool = False
-    ) -> Encoded:
+    def encode(self, listings: Sequence[Listing], adapter: Named | Sequence[Named] = None) -> Encoded:
         self.begun.put([listing.title for listing in listings])
         assert self.gate.acquire(timeout=20)
-        return super().encode(listings, adapter, with_features=with_features)
+        return super().encode(listings, adapter)
 
 
 class Hosting:

@@ -73,7 +73,7 @@ def make_head(category: Category, paths: Sequence[Category], features: Vectors, 
 def write_heads(model: Path) -> None:
     """Heads on the features of the model alone; the shop's listings are what they learned from."""
     engine = load_engine(model, "cpu")
-    features = engine.encode(shop(), with_features=True).features
+    features = engine.features_of([engine.preprocessor(one) for one in shop()])
     heads = [make_head((), list(PATHS), features)]
     heads += [make_head(top, paths, features) for top, paths in PATHS.items() if paths != (top,)]
     ranks = np.broadcast_to(np.linspace(1e-4, 1e-2, RANKS, dtype=np.float32), (3, RANKS))
@@ -91,7 +91,8 @@ def write_specialist(model: Path, category: Category, seed: int = 0) -> None:
     """An adapter with a head of its own."""
     put_adapter(model, ADAPTED[category], seed)
     engine = load_engine(model, "cpu")
-    features = engine.encode(shop(), ADAPTED[category], with_features=True).features
+    prepared = [engine.preprocessor(one) for one in shop()]
+    features = engine.features_of(prepared, [ADAPTED[category]] * len(prepared))
     head = make_head(category, PATHS[category], features, temperature=1.3)
     heads = Heads(model_space=engine.model_space, words_width=WORDS_WIDTH, heads=(head,))
     put_adapter(model, ADAPTED[category], seed, category=category, write_more=heads.write)
@@ -151,7 +152,7 @@ def by_definition(engine: Engine, one: Input) -> tuple[dict[Category, float], di
     assert heads is not None
 
     def of_head(head: Head, adapter: str | None) -> dict[Category, float]:
-        (x,) = engine.encode([listing(one)], adapter, with_features=True).features.astype(np.float64)
+        (x,) = engine.features_of([engine.preprocessor(listing(one))], [adapter]).astype(np.float64)
         p = softmax((head.weight.astype(np.float64) @ x + head.bias) / head.temperature)
         return dict(zip(head.paths, p.tolist(), strict=True))
 

@@ -95,9 +95,9 @@ def alone(engines: dict[str, Engine], listings: list[Listing]) -> dict[str, dict
     for variant, engine in engines.items():
         made[variant] = {}
         for name in NAMES:
-            each = [engine.encode([one], name, with_features=True) for one in listings[:12]]
-            vectors, features = ([getattr(one, part)[0] for one in each] for part in ("vectors", "features"))
-            made[variant][name] = Outputs(np.stack(vectors), np.stack(features))
+            vectors = [engine.encode([one], name).vectors for one in listings[:12]]
+            features = [engine.features_of([engine.preprocessor(one)], [name]) for one in listings[:12]]
+            made[variant][name] = Outputs(np.concatenate(vectors), np.concatenate(features))
     return made
 
 
@@ -120,10 +120,11 @@ def test_a_mixed_batch_is_its_listings_alone(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(engine.runner, "token_budget", budget)
         some, names = [listings[row] for row, _ in asked], [name for _, name in asked]
-        encoded = engine.encode(some, names, with_features=True)
-    for part in ("vectors", "features"):
-        expected = np.stack([getattr(alone[variant][name], part)[row] for row, name in asked])
-        np.testing.assert_allclose(getattr(encoded, part), expected, atol=2e-6)
+        vectors = engine.encode(some, names).vectors
+        features = engine.features_of([engine.preprocessor(one) for one in some], names)
+    single = alone[variant]
+    np.testing.assert_allclose(vectors, [single[name].vectors[row] for row, name in asked], atol=2e-6)
+    np.testing.assert_allclose(features, [single[name].features[row] for row, name in asked], atol=2e-6)
 
 
 def test_adapters_change_words_and_onnx_equals_torch(
@@ -184,18 +185,16 @@ def vectors_of_features(model: ITEm, words: Tensor, picture: Tensor) -> Array:
 
 
 @EACH_VARIANT
-def test_refused_listings_have_nothing(engines: dict[str, Engine], listings: list[Listing], variant: str) -> None:
+def test_refused_listings_have_no_vector(engines: dict[str, Engine], listings: list[Listing], variant: str) -> None:
     engine = engines[variant]
     broken = Listing(title="mug", images=(Picture(data=b"no picture"),))
     some = [listings[0], broken, listings[1]]
-    encoded = engine.encode(some, ["shirts", "mugs", "chairs"], with_features=True)
+    encoded = engine.encode(some, ["shirts", "mugs", "chairs"])
     assert list(encoded.refused) == [1]
-    for values in (encoded.vectors, encoded.features):
-        assert np.isnan(values[1]).all()
-        assert np.isfinite(values[[0, 2]]).all()
+    assert np.isnan(encoded.vectors[1]).all()
+    assert np.isfinite(encoded.vectors[[0, 2]]).all()
     expected = engine.encode(listings[:2], ["shirts", "chairs"]).vectors
     np.testing.assert_allclose(encoded.vectors[[0, 2]], expected, atol=2e-6)
-    assert engine.encode(some).features.shape == (3, 0)
 
 
 def test_more_listings_than_a_window_keep_their_adapters(engines: dict[str, Engine], listings: list[Listing]) -> None:

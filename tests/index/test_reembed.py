@@ -46,10 +46,10 @@ class HashEngine:
         self.space = self.model_space = space
         self.encoded: list[str] = []
 
-    def encode(self, listings: Sequence[Listing], adapter: object = None, *, with_features: bool = False) -> Encoded:
+    def encode(self, listings: Sequence[Listing], adapter: object = None) -> Encoded:
         self.encoded += [one.title for one in listings]
         vectors = np.stack([self.vector(one.title, picture_of(one)) for one in listings])
-        return Encoded(vectors=vectors, features=vectors[:, :0], refused={}, prepare_s=0.0, encode_s=0.0)
+        return Encoded(vectors=vectors, refused={}, prepare_s=0.0, encode_s=0.0)
 
     def prepare_all(self, listings: Sequence[Listing]) -> list[Any]:
         raise NotImplementedError
