@@ -313,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="the results file to write")
     parser.add_argument("--methods", nargs="+", default=list(RATES), choices=RATES, help="linear is always there")
     parser.add_argument("--seeds", type=int, default=3, help="of each method, at its best rate (%(default)s)")
+    parser.add_argument("--rates", type=int, default=2, help="of each method that are tried (%(default)s)")
     parser.add_argument("--epochs", type=int, default=AdaptOptions.epochs)
     parser.add_argument("--batch-size", type=int, default=AdaptOptions.batch_size)
     parser.add_argument("--one", nargs=3, metavar=("METHOD", "RATE", "SEED"), help="only this run, in this process")
@@ -325,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for method in dict.fromkeys(("linear", *arguments.methods)):
         tried = {
             task: in_a_fresh_process(task, arguments)
-            for task in (Task(method=method, rate=rate, seed=0) for rate in RATES[method])
+            for task in (Task(method=method, rate=rate, seed=0) for rate in RATES[method][: arguments.rates])
         }
         best = chosen(tried)
         more = [] if method == "linear" else [replace(best, seed=seed) for seed in range(1, arguments.seeds)]
