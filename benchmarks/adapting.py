@@ -56,15 +56,15 @@ from training.adapting import Adapting, AdaptOptions, Assigned, Labelled, Run, a
 
 Values = npt.NDArray[np.float64]
 
-# Of each method's own parameters; new ones start at nothing and take more than those of the model.
+# Of each method's own parameters, the most usual first; new ones start at nothing and take more than those of the model.
 RATES = {
     "linear": (1e-3,),
-    "full": (3e-5, 1e-4),
-    "pafi": (3e-4, 1e-3),
-    "hiwi": (1e-3, 3e-3),
-    "meft1": (3e-4, 1e-3),
-    "lora": (3e-4, 1e-3),
-    "road_lora": (1e-3, 3e-3),
+    "full": (1e-4, 3e-5),
+    "pafi": (1e-3, 3e-4),
+    "hiwi": (3e-3, 1e-3),
+    "meft1": (1e-3, 3e-4),
+    "lora": (1e-3, 3e-4),
+    "road_lora": (3e-3, 1e-3),
     "road_1": (3e-3, 5e-3),
     "road_2": (3e-3, 5e-3),
     "road_4": (3e-3, 5e-3),
