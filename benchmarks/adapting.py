@@ -56,7 +56,7 @@ from training.adapting import Adapting, AdaptOptions, Assigned, Labelled, Run, a
 
 Values = npt.NDArray[np.float64]
 
-# Of each method's own parameters, the most usual first; new ones start at nothing and take more than those of the model.
+# The most usual first; new parameters start at nothing and take more than those of the model.
 RATES = {
     "linear": (1e-3,),
     "full": (1e-4, 3e-5),
