@@ -1,4 +1,5 @@
-"""The whole way in minutes: a sample shop is drawn, checked, trained, evaluated, exported, indexed, served, searched.
+"""The whole way in minutes: a sample shop is drawn, checked, trained, adapted to its categories, evaluated, exported,
+indexed, served, searched.
 
     python -m deploy.demo
     python -m deploy.demo --output /tmp/demo --port 50051
@@ -36,6 +37,7 @@ NEXT = """
 Your own catalogue: a Parquet, JSONL or CSV file with product_id, title, description, image, category (README.md)
   python -m training.check    --catalog CATALOG
   python -m training.align    --config training/configs/small.yaml --catalog CATALOG --output MODEL
+  python -m training.adapt    --model MODEL --catalog CATALOG --report REPORT
   python -m deploy.export     --model MODEL --variant fp32
   python -m index.build       --model MODEL --catalog CATALOG --index INDEX
   python -m deploy.server     --model MODEL --index INDEX"""
@@ -190,6 +192,17 @@ def evaluation_tables(report: Path) -> dict[str, Table]:
     }
 
 
+def category_table(report: Path) -> dict[str, Table]:
+    """What training.adapt measured: leaves named by heads on the model alone, and with its adapters."""
+    rows = [
+        [row["system"], row["modality"], "{value:.3f} [{low:.3f}, {high:.3f}]".format(**row["accuracy"])]
+        + [f"{row[name]:.3f}" for name in ("macro_f1", "calibration_error")]
+        for row in read_json(report / "adaptation.json")["rows"]
+    ]
+    columns = ["heads on the model alone, with adapters", "inputs", "accuracy", "macro-F1", "calibration error"]
+    return {"leaf category by heads": Table(columns=columns, rows=rows)}
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -210,6 +223,7 @@ def run_demo(output: Path, port: int) -> None:
     stages.run("python", "-m", "training.pretrain", "--config", CONFIG, "--catalog", shop, "--output", model)
     in_evaluation = ("--offers", shop / "offers", "--report", output / "report")
     stages.run("python", "-m", "training.evaluate", "--model", model, "--catalog", shop, *in_evaluation)
+    stages.run("python", "-m", "training.adapt", "--model", model, "--catalog", shop, "--report", output / "categories")
     stages.run("python", "-m", "deploy.export", "--model", model, "--variant", "fp32", "--catalog", shop)
     stages.run("python", "-m", "index.build", "--model", model, "--catalog", shop, "--index", index)
     serving = ("python", "-m", "deploy.server", "--model", model, "--index", index, "--port", port)
@@ -227,7 +241,7 @@ def run_demo(output: Path, port: int) -> None:
         facts=facts,
         searches=searches,
         predictions=predictions,
-        evaluation=evaluation_tables(output / "report"),
+        evaluation={**evaluation_tables(output / "report"), **category_table(output / "categories")},
         check=check,
         refused=refused,
         losses=read_lines(model / "run" / "losses.jsonl"),

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy import demo
-from deploy.demo import DemoError, Stages, claim_folder, compare_check, evaluation_tables, free_port
+from deploy.demo import DemoError, Stages, category_table, claim_folder, compare_check, evaluation_tables, free_port
 from deploy.demo_searches import NUM_HITS, NUM_OFFERS, WORDS, ask, choose_offers
 from item.catalog.reader import read_catalog
 from item.client import Client
 from item.engine.loading import load_engine
 from item.errors import ConfigError
+from item.evaluation.bootstrap import Interval
 from tests.deploy.serving import Hosting, write_index
 from training import check
+from training.adapt_report import Row
 from training.sample_shop.leaves import LEAVES
 from training.sample_shop.shop import ShopConfig, write_shop
 
@@ -166,6 +168,24 @@ def test_evaluation_is_a_table_for_each_task(tmp_path: Path) -> None:
     assert list(tables) == ["same product", "leaf category"]
     assert tables["same product"].columns == ["inputs", "recall@1", "MRR"]
     assert tables["same product"].rows[1] == ["both", "0.700 [0.600, 0.800]", "0.800 [0.700, 0.900]"]
+
+
+def test_categories_are_a_row_for_each_system_and_input(tmp_path: Path) -> None:
+    row = Row(
+        system="adapters",
+        modality="both",
+        accuracy=Interval(value=0.9, low=0.85, high=0.95),
+        gain=None,
+        macro_f1=0.8,
+        top_accuracy=1.0,
+        calibration_error=0.0123,
+        abstained=0.0,
+        count=40,
+    )
+    (tmp_path / "adaptation.json").write_text(json.dumps({"rows": [asdict(row)]}))
+    (table,) = category_table(tmp_path).values()
+    assert table.rows == [["adapters", "both", "0.900 [0.850, 0.950]", "0.800", "0.012"]]
+    assert len(table.columns) == 5
 
 
 def test_an_older_demo_is_replaced_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
