@@ -223,8 +223,9 @@ def in_a_fresh_process(task: Task, arguments: argparse.Namespace) -> dict[str, A
     kept: Path = arguments.work / f"{task.name}.json"
     if not kept.exists():
         command = [sys.executable, "-m", "benchmarks.adapting", "--one", task.method, str(task.rate), str(task.seed)]
-        for name in ("model", "catalog", "work", "epochs", "batch_size"):
-            command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+        for name in ("model", "catalog", "work", "epochs"):
+            command += [f"--{name}", str(getattr(arguments, name))]
+        command += [] if arguments.batch_size is None else ["--batch-size", str(arguments.batch_size)]
         print(f"{task.name} ...", file=sys.stderr)
         subprocess.run(command, cwd=CHECKOUT, check=True)
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
@@ -315,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="of each method, at its best rate (%(default)s)")
     parser.add_argument("--rates", type=int, default=2, help="of each method that are tried (%(default)s)")
     parser.add_argument("--epochs", type=int, default=AdaptOptions.epochs)
-    parser.add_argument("--batch-size", type=int, default=AdaptOptions.batch_size)
+    parser.add_argument("--batch-size", type=int, help="(by the catalogue)")
     parser.add_argument("--one", nargs=3, metavar=("METHOD", "RATE", "SEED"), help="only this run, in this process")
     arguments = parser.parse_args(argv)
     if arguments.one:

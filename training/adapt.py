@@ -452,7 +452,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--report", type=Path, metavar="DIR", help="measure on --split; adaptation.html and .json")
     parser.add_argument("--split", default="test", choices=SPLITS, help="what is measured (%(default)s)")
     parser.add_argument("--epochs", type=int, default=defaults.epochs, help="passes at most (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="listings a step (%(default)s)")
+    parser.add_argument("--batch-size", type=int, help="listings a step (16 to 64, by the catalogue)")
     parser.add_argument("--lr", type=float, help=f"of the adapters ({defaults.lr}; full 5e-5, pafi 5e-4)")
     parser.add_argument(
         "--min-listings", type=int, default=defaults.min_listings, help="of a top level to adapt (%(default)s)"

@@ -56,12 +56,13 @@ Rows = npt.NDArray[np.intp]
 class AdaptOptions:
     """How adapters are trained (arXiv 2409.00119: AdamW without weight decay, linear decay, warm-up 0.1).
 
+    batch_size: None: a 32nd of the listings, within 16 and 64, so that a pass over few has some steps.
     lr: of the method's parameters and of the heads. min_listings: of a top level that gets an adapter.
     patience: passes without a better held-back loss of any top level, after which training stops.
     """
 
     epochs: int = 12
-    batch_size: int = 64
+    batch_size: int | None = None
     lr: float = 3e-3
     warmup: float = 0.1
     min_listings: int = 40
@@ -70,8 +71,9 @@ class AdaptOptions:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "min_listings", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: {value} must be at least 1")
         if not 0 < self.lr < 1:
             raise ConfigError(f"lr: {self.lr} must be above 0 and below 1")
         if not 0 <= self.warmup < 1:
@@ -324,7 +326,7 @@ def batches(assigned: Assigned, options: AdaptOptions, epoch: int) -> Iterator[R
     generator = np.random.default_rng([options.seed, epoch])
     order = generator.permutation(len(assigned))
     lengths = np.array([0 if one is None else len(one) for one in assigned.listings.word_ids])
-    size = options.batch_size
+    size = options.batch_size or min(64, max(16, len(assigned) // 32))
     cut = [order[start : start + BUCKET * size] for start in range(0, len(order), BUCKET * size)]
     made = []
     for rows in cut:

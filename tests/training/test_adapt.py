@@ -368,8 +368,8 @@ def test_heads_with_few_held_back_listings_share_a_temperature() -> None:
     assert wrong[0].temperature == wrong[1].temperature > 1
 
 
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 3))
-def test_a_pass_takes_every_listing_once(count: int, size: int, epoch: int) -> None:
+@given(st.integers(1, 40), st.none() | st.integers(1, 9), st.integers(0, 3))
+def test_a_pass_takes_every_listing_once(count: int, size: int | None, epoch: int) -> None:
     ids = [np.arange(row % 5, dtype=np.int32) if row % 5 else None for row in range(count)]
     listings = Labelled(
         categories=[("a",)] * count, word_ids=ids, features=np.zeros((count, 1), np.float32), words_width=1
