@@ -1,4 +1,4 @@
-"""What training keeps in memory: MEFT's reversible network (arXiv 2306.00477) against full fine-tuning.
+"""What training keeps in memory and how long a step takes: each method of adaptation against full fine-tuning.
 
     python -m benchmarks.adapter_memory --json benchmarks/results/adapter_memory.json --words BERT_FOLDER
     python -m benchmarks.adapter_memory --json FILE --quick                          a minute on two cores
@@ -10,7 +10,8 @@ does not depend on them. --quick: 16 listings.
 `kept_*`: bytes that the forward pass keeps for backward, distinct storages seen by saved_tensors_hooks, the model's and
 the method's own tensors left out. `step_*`: by how much the first step raises the process's peak resident memory
 (activations, gradients, moments). `seconds_*`: of a step, the median of three. `peak_*`: of the whole process.
-`meft_activation_share`, `meft_step_share`, `meft_time_ratio`: kept, step and seconds of meft1 over full's.
+`meft_activation_share`, `meft_step_share`, `meft_time_ratio`: kept, step and seconds of meft1 (arXiv 2306.00477) over
+full's.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import CHECKOUT, Result, write_report
-from item.adapters.meft import Meft, MeftConfig, Variant
+from item.adapters.meft import Variant
+from item.adapters.methods import METHODS, make_method
 from item.model.batch import Batch
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
 from item.model.starting import load_bert, start_words
 
-WAYS = ("full", *get_args(Variant))
+WAYS = ("full", *METHODS, *(one for one in get_args(Variant) if one not in METHODS))
 WORDS = 48
 VOCABULARY = 30522
 STEPS = 3  # timed, after the one that memory is measured in
@@ -76,6 +78,10 @@ def make_model(words: Path | None) -> ITEm:
     model = ITEm(config)
     if words is not None:
         start_words(model, load_bert(words))
+    else:
+        for name, parameter in model.layers.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.02)  # HiWi starts from them
     return model.train()
 
 
@@ -92,7 +98,7 @@ def train_once(way: str, listings: int, words: Path | None) -> dict[str, float]:
     method = None
     if way != "full":
         model.requires_grad_(False)
-        method = Meft(model, MeftConfig(variant=way))  # type: ignore[arg-type]
+        method = make_method(way, model) if way in METHODS else make_method("meft1", model, variant=way)
     trained = list((model if method is None else method).parameters())
     optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
 

@@ -1,4 +1,4 @@
-"""All methods of adaptation on a catalogue's categories: accuracy, size, memory, time, latency.
+"""All methods of adaptation on a catalogue's categories: accuracy, size, latency (memory, time: adapter_memory).
 
     python -m benchmarks.adapting --model M --catalog DATA/fashion --work W --json benchmarks/results/adapting.json
 
@@ -13,9 +13,9 @@ Each run is a process of its own and leaves a file in W; started again, the comm
 Accuracy is that of the leaf among all of the catalogue, top level included (the head of the root is the same for all).
 `gain_*` and `below_full_*`: over the linear probe, and of full fine-tuning over the method; paired, with intervals by
 products, the mean of the seeds of each listing. `stored`: values of one adapter, and `head` those of the heads, which
-all have. `bytes`: of one adapter on disk. `peak`: by how much training raises the process's resident memory. `speed`:
-of words through the layers, 32 listings a batch, over the model alone, as it is served (folded where the method folds,
-the adapters mixed in the batch where it does not); by torch, in turns, the median.
+all have. `bytes`: of one adapter on disk. `speed`: of words through the layers, 32 listings a batch, over the model
+alone, as it is served (folded where the method folds, the adapters mixed in the batch where it does not); by torch, in
+turns, the median.
 """
 
 from __future__ import annotations
@@ -87,12 +87,6 @@ class Task:
         return f"{self.method}-{self.rate:g}-{self.seed}"
 
 
-def memory(field: str) -> int:
-    """Bytes of this process as Linux tells them: VmRSS now, VmHWM at most."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))
-
-
 def run_once(task: Task, material: Material, options: AdaptOptions, work: Path) -> dict[str, Any]:
     """Trains one method and answers on test."""
     torch.manual_seed(task.seed)
@@ -110,10 +104,8 @@ def run_once(task: Task, material: Material, options: AdaptOptions, work: Path) 
     figures: dict[str, Any] = {"head": sum(head.weight.size + head.bias.size for head in base)}
     if not linear:
         run = Run(adapting, Assigned.of(train, heads), Assigned.of(val, heads), options, work)
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM begins anew
-        before, start = memory("VmRSS"), time.perf_counter()
         run.go()
-        figures |= {"seconds": time.perf_counter() - start, "peak": memory("VmHWM") - before, "passes": run.epoch}
+        figures["passes"] = run.epoch
         figures |= {"stored": stored(adapting), "bytes": bytes_of(adapting, material), "speed": speed(adapting, val)}
     figures["val_loss"] = held_back_loss(adapting, Assigned.of(val, heads))
     answers = answer(material, base, adapting, test)
@@ -295,9 +287,8 @@ def results_of(runs: Mapping[str, Sequence[dict[str, Any]]], rates: Mapping[str,
         note = f", one for each of {seeds[0]['top_levels']} top levels" if method in EACH else ", one for all"
         add(f"stored_{method}", figures["stored"], "values", "", note)
         add(f"bytes_{method}", figures["bytes"], "bytes", "", note)
-        for name, unit, scale in (("seconds", "s", 1), ("peak", "MiB", 2**20), ("speed", "ratio", 1)):
-            value = statistics.median(run["figures"][name] for run in seeds) / scale
-            add(f"{name}_{method}", value, unit, "the model alone" if name == "speed" else "")
+        add(f"passes_{method}", statistics.median(run["figures"]["passes"] for run in seeds), "passes")
+        add(f"speed_{method}", statistics.median(run["figures"]["speed"] for run in seeds), "ratio", "the model alone")
     return results
 
 
