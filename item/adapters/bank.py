@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,17 @@ class Rotations:
     paired: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tables:
+    """R1 and R2 of some adapters, (1 + A, S) float32, read-only; row 0 is the model alone. row_of: by what they do, the
+    latest first. paired: as in `Rotations`."""
+
+    r1: Array
+    r2: Array
+    row_of: dict[str, int]
+    paired: bool
+
+
 class Bank:
     """The adapters of a model folder. For any threads.
 
@@ -51,7 +62,9 @@ class Bank:
         found = {name: specialty_of(model, name) for name in sorted(self._named)}
         self._specialties = {name: category for name, category in found.items() if category is not None}
         self._memory: OrderedDict[str, Adapter] = OrderedDict()  # the one asked for longest ago first
-        self._state = threading.Lock()  # of the three above; held for moments
+        one = np.ones((1, num_rotations(config)), dtype=np.float32)
+        self._tables = Tables(r1=one, r2=np.zeros_like(one), row_of={}, paired=True)  # of the latest call
+        self._state = threading.Lock()  # of the first three above; held for moments
         self._changing = threading.Lock()  # held while a folder is read: one change after another
 
     def names(self) -> list[str]:
@@ -142,17 +155,30 @@ class Bank:
         Raises:
             ModelError: as `get`.
         """
-        used = list(dict.fromkeys(one for one in named if one is not None))
-        adapters = [self.get(one) if isinstance(one, str) else one for one in used]
-        row_of: dict[Named, int] = {None: 0, **{one: 1 + row for row, one in enumerate(used)}}
-        r1 = np.ones((1 + len(used), num_rotations(self.config)), dtype=np.float32)
-        r2 = np.zeros_like(r1)
-        for row, adapter in enumerate(adapters, start=1):
-            r1[row], r2[row] = adapter.r1, adapter.r2
+        used = {one: self.get(one) if isinstance(one, str) else one for one in dict.fromkeys(named) if one is not None}
+        tables = self._tables_of({adapter.digest: adapter for adapter in used.values()})
+        row_of: dict[Named, int] = {one: tables.row_of[adapter.digest] for one, adapter in used.items()} | {None: 0}
         rows = np.array([row_of[one] for one in named], dtype=np.int64)
-        for array in (r1, r2, rows):
+        rows.setflags(write=False)
+        return Rotations(r1=tables.r1, r2=tables.r2, rows=rows, paired=tables.paired)
+
+    def _tables_of(self, adapters: Mapping[str, Adapter]) -> Tables:
+        """Tables that hold adapters, by their digests: those of the latest call, which an engine has laid out already,
+        where they do; else new ones, in which those of the latest call stay as long as there is room."""
+        latest, paired = self._tables, all(adapter.method == "road_1" for adapter in adapters.values())
+        if paired == latest.paired and adapters.keys() <= latest.row_of.keys():
+            return latest
+        stay = [digest for digest in latest.row_of if digest not in adapters] if paired == latest.paired else []
+        stay = stay[: max(0, self.capacity - len(adapters))]
+        old = [latest.row_of[digest] for digest in stay]
+        one = np.ones((1, num_rotations(self.config)), dtype=np.float32)
+        r1 = np.concatenate([one, *(adapter.r1[None] for adapter in adapters.values()), latest.r1[old]])
+        r2 = np.concatenate([0 * one, *(adapter.r2[None] for adapter in adapters.values()), latest.r2[old]])
+        for array in (r1, r2):
             array.setflags(write=False)
-        return Rotations(r1=r1, r2=r2, rows=rows, paired=all(adapter.method == "road_1" for adapter in adapters))
+        row_of = {digest: row for row, digest in enumerate([*adapters, *stay], start=1)}
+        self._tables = made = Tables(r1=r1, r2=r2, row_of=row_of, paired=paired)
+        return made
 
     def _recall(self, name: str) -> Adapter | None:
         """An adapter from memory; None where it has to be read."""

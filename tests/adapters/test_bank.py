@@ -57,7 +57,9 @@ def shared(written: Path, tiny_config: ItemConfig) -> Bank:
 def test_tables_hold_each_listings_adapter(shared: Bank, names: Sequence[str | None]) -> None:
     made = shared.rotations(names)
     S = num_rotations(shared.config)
-    assert made.r1.shape == made.r2.shape == (1 + len(set(names) - {None}), S)
+    assert made.r1.shape == made.r2.shape
+    assert made.r1.shape[1] == S
+    assert len(made.r1) <= 1 + len(NAMES)
     assert made.rows.shape == (len(names),)
     assert (made.r1[0] == 1).all()
     assert not made.r2[0].any()
@@ -84,6 +86,24 @@ def test_what_was_asked_for_longest_ago_goes_first(model: Path, tiny_config: Ite
     assert bank.get("a0") is first
     assert bank.names() == NAMES  # all may still be named
     assert np.array_equal(bank.rotations(NAMES).rows, np.arange(1, 7))  # more than the capacity at once
+
+
+def test_tables_of_a_call_serve_the_next(model: Path, tiny_config: ItemConfig) -> None:
+    """As long as they hold its adapters, as they are by then, and all are rotations of pairs or not."""
+    bank = Bank(model, tiny_config, SPACE, capacity=3)
+    first = bank.rotations(["a0", "a1"])
+    assert bank.rotations(["a1", None, "a1"]).r1 is first.r1
+    more = bank.rotations(["a2"])
+    assert more.r1 is not first.r1
+    assert bank.rotations(["a1", "a0", "a2"]).r1 is more.r1  # as many stay as there is room for
+    assert len(bank.rotations(["a3"]).r1) == 4
+    assert bank.rotations(["a3", "a2"]).r1 is bank.rotations(["a3"]).r1
+    unpaired = bank.rotations(["a0", NAMES[-1]])
+    assert not unpaired.paired
+    assert bank.rotations(["a0"]).paired
+    rewrite(model, tiny_config, "a0", 12)
+    made = bank.rotations([bank.load("a0")])
+    assert np.array_equal(made.r1[made.rows[0]], bank.get("a0").r1)
 
 
 def test_loading_reads_anew_and_lets_be_named(model: Path, tiny_config: ItemConfig) -> None:
@@ -199,7 +219,7 @@ def test_threads_see_one_version_or_the_next(model: Path, tiny_config: ItemConfi
 
     def read(_: int) -> None:
         made = bank.rotations(["a0"])
-        assert made.r1[1].tobytes() + made.r2[1].tobytes() in rows
+        assert made.r1[made.rows[0]].tobytes() + made.r2[made.rows[0]].tobytes() in rows
 
     def change() -> None:
         for seed in range(20, 35):
