@@ -3,7 +3,7 @@
     python -m benchmarks.composition --model M --catalog DATA/fashion --work W --page W/composition.html --json FILE
 
 Composition (arXiv 2409.00119): the first adapter may rotate one half of every linear layer's blocks and learns one
-attribute of the catalogue (baseColour), the second the other half and another attribute (gender), by words, both in one
+attribute of the catalogue (baseColour), the second the other half and another attribute (usage), by words, both in one
 run of mixed batches. Written as adapters, they are composed (`item.adapters.adapter.compose`) and served by the engine:
 `accuracy_ATTRIBUTE_none | own | other | both`, `kept_*` is both less own. For comparison, two adapters on all blocks,
 one after the other: `both_whole`.
@@ -52,7 +52,7 @@ from training.data import WordIds
 
 FREQUENT = 50  # listings of train that a value needs
 GROUPS = 24  # of each linear layer's blocks
-PAIRS = 96  # of titles
+PAIRS = 64  # of titles
 TEMPLATE = "composition_page.html.j2"
 
 Rows = npt.NDArray[np.intp]
@@ -291,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--catalog", required=True)
-    parser.add_argument("--attributes", nargs=2, default=("baseColour", "gender"), metavar="NAME", help="(%(default)s)")
+    parser.add_argument("--attributes", nargs=2, default=("baseColour", "usage"), metavar="NAME", help="(%(default)s)")
     parser.add_argument("--work", required=True, type=Path, help="features, checkpoints, adapters")
     parser.add_argument("--page", type=Path, help="the HTML page to write")
     parser.add_argument("--json", type=Path, help="the results file to write")
@@ -302,8 +302,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     material = read_material(arguments.model, arguments.catalog, arguments.work)
     attributes = [attribute_of(material, name) for name in arguments.attributes]
     options, limit = AdaptOptions(epochs=arguments.epochs), arguments.listings
+    settings = "-".join(
+        [*arguments.attributes, str(limit), str(options.epochs)]
+    )  # a checkpoint of others is not gone on
     apart, whole = (
-        train(material, attributes, options, limit, one, arguments.work / ("apart" if one else "whole"))
+        train(material, attributes, options, limit, one, arguments.work / f"{'apart' if one else 'whole'}-{settings}")
         for one in (True, False)
     )
     engine = load_engine(arguments.model)
