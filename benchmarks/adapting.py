@@ -47,7 +47,7 @@ from item.adapters.methods import make_method
 from item.adapters.predict import Specialist, predict
 from item.adapters.road import Road
 from item.errors import ConfigError
-from item.evaluation.bootstrap import mean_interval, paired_interval
+from item.evaluation.bootstrap import Statistic, mean_interval, paired_interval, statistic_interval
 from item.evaluation.classification import macro_f1
 from item.model.batch import Batch, pad_words
 from training.adapt import Material, adapted_tops, fit_base, heads_of, read_material
@@ -251,6 +251,19 @@ def right_of(runs: Sequence[dict[str, Any]], pattern: str) -> Values:
     return np.mean([run["answers"][pattern]["right"] for run in runs], axis=0)
 
 
+def macro_f1_of(runs: Sequence[dict[str, Any]]) -> Statistic:
+    """By both, the mean of the seeds."""
+    answers = [run["answers"]["both"] for run in runs]
+    expected = [tuple(runs[0]["expected"][row]) for row in answers[0]["rows"]]
+    each = [macro_f1(expected, list(map(tuple, one["leaf"]))) for one in answers]
+    return lambda weights: np.mean([one(weights) for one in each], axis=0)
+
+
+def less(first: Statistic, second: Statistic) -> Statistic:
+    """How much higher the first is, on the same draws."""
+    return lambda weights: first(weights) - second(weights)
+
+
 def results_of(runs: Mapping[str, Sequence[dict[str, Any]]], rates: Mapping[str, float], where: str) -> list[Result]:
     """The table, a method after the other. runs: of each method, one for each seed."""
     results = []
@@ -272,13 +285,15 @@ def results_of(runs: Mapping[str, Sequence[dict[str, Any]]], rates: Mapping[str,
                 full = right_of(runs["full"], pattern)
                 below = paired_interval(full, right, groups)
                 results.append(share(f"below_full_{pattern}_{method}", below, where, "full"))
-        answers = [run["answers"]["both"] for run in seeds]
-        expected = [tuple(seeds[0]["expected"][row]) for row in answers[0]["rows"]]
-        scores = [
-            float(macro_f1(expected, list(map(tuple, one["leaf"])))(np.ones((1, len(expected))))[0]) for one in answers
-        ]
-        errors = [calibration_error(np.array(one["confidence"]), np.array(one["right"])) for one in answers]
-        add(f"macro_f1_both_{method}", statistics.mean(scores), "share")
+        groups = [seeds[0]["groups"][row] for row in seeds[0]["answers"]["both"]["rows"]]
+        f1 = macro_f1_of(seeds)
+        results.append(share(f"macro_f1_both_{method}", statistic_interval(f1, len(groups), groups), where))
+        if method not in ("linear", "full") and "full" in runs:
+            difference = less(macro_f1_of(runs["full"]), f1)
+            below = statistic_interval(difference, len(groups), groups)
+            results.append(share(f"below_full_macro_f1_{method}", below, where, "full"))
+        both = [run["answers"]["both"] for run in seeds]
+        errors = [calibration_error(np.array(one["confidence"]), np.array(one["right"])) for one in both]
         add(f"calibration_both_{method}", statistics.mean(errors), "share")
         figures = seeds[0]["figures"]
         add(f"head_{method}", figures["head"], "values")
