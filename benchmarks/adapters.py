@@ -10,7 +10,7 @@ peers, on the same torch model in the same run, where `peft` can be imported (it
 `mixed_vs_base_WIDTH`: the speed with adapters over the same runtime's without; `WIDTH`: the slowest number of adapters
 in the engine. `within_1_to_32`: how much more the slowest number of adapters takes than the fastest. `engine_vs_*` and
 `eager_vs_*`: how many times as long the peer takes. Weights are random, which speed does not depend on. Runs take
-turns, and figures are medians.
+turns; each is compared with the base of its own turn, and figures are medians over the turns.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.encoder import SEP_ID, VOCABULARY, alternate, random_model
+from benchmarks.encoder import SEP_ID, VOCABULARY, random_model, rounds
 from benchmarks.report import Result, write_report
 from item.adapters.adapter import LINEARS, num_rotations
 from item.adapters.bank import Rotations
@@ -152,6 +152,13 @@ def ratios(name: str, width: int, base: float, times: Sequence[float], where: st
     return [*each, Result(metric="within_1_to_32", value=spread, unit="share", where=f"{where}, {name}")]
 
 
+def in_turns(repeats: int, *calls: Call) -> list[float]:
+    """Seconds of each call, the first of which is the base: its median, and what that is times the median ratio to the
+    base of the same turn, which a machine that gets slower for a while does not change."""
+    times = rounds(repeats, *calls)
+    return [float(one) for one in np.median(times[:, 0]) * np.median(times / times[:, :1], axis=0)]
+
+
 def measure(shape: str, repeats: int, folder: Path, compiles: bool) -> list[Result]:
     """All systems of one shape."""
     model = random_model(shape)
@@ -163,7 +170,7 @@ def measure(shape: str, repeats: int, folder: Path, compiles: bool) -> list[Resu
         for kind, tokens in lengths.items():
             prepared = drawn(tokens)
             runs = [partial(runner.run, prepared), *(partial(runner.run, prepared, bank) for bank in banks)]
-            base, *times = alternate(repeats, *runs)
+            base, *times = in_turns(repeats, *runs)
             where = f"{shape}, engine {name}, {kind} lengths"
             results.append(Result(metric="base_ms", value=1e3 * base, unit="ms", where=where))
             results += ratios("mixed", width, base, times, where)
@@ -175,7 +182,7 @@ def measure(shape: str, repeats: int, folder: Path, compiles: bool) -> list[Resu
         return results
     batch = collate(drawn(lengths["equal"]))
     calls = {**in_torch(model, batch), **peers(model, batch)}
-    flat = alternate(max(3, repeats // 3), *(call for some in calls.values() for call in some))
+    flat = in_turns(max(3, repeats // 3), *(call for some in calls.values() for call in some))
     taken = {name: [flat.pop(0) for _ in some] for name, some in calls.items()}
     (base,) = taken.pop("base")
     where = f"{shape}, torch, equal lengths"
@@ -203,7 +210,7 @@ def compiled(model: ITEm, batch: Batch, repeats: int, shape: str) -> list[Result
     road = Road(fast, RoadConfig(), max(COUNTS))
     dealt = [torch.arange(LISTINGS) % count for count in COUNTS]
     calls = [partial(states, fast, batch), *(partial(with_method, road, batch, rows) for rows in dealt)]
-    base, *times = alternate(repeats, *calls)
+    base, *times = in_turns(repeats, *calls)
     where = f"{shape}, torch compiled, equal lengths"
     return ratios("mixed", model.config.width, base, times, where)
 
@@ -220,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = list[Result]()
     with tempfile.TemporaryDirectory() as folder:
         for shape in shapes:
-            repeats = 3 if arguments.quick else 9 if shape == "small" else 4
+            repeats = 3 if arguments.quick else 25 if shape == "small" else 5
             results += measure(shape, repeats, Path(folder), compiles=shape == "small")
     packages = PACKAGES if find_spec("peft") else PACKAGES[:2]
     write_report("adapters", results, packages, arguments.json)

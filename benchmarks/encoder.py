@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import torch
 from torch import Tensor
@@ -131,16 +131,20 @@ def write_variant(model: ITEm, folder: Path, linear: Linear) -> OnnxRunner:
     return OnnxRunner(folder, folder.name, model.config)
 
 
-def alternate(repeats: int, *calls: Callable[[], object]) -> list[float]:
-    """Median seconds of each call; they take turns, after a warm-up."""
-    times: list[list[float]] = [[] for _ in calls]
-    for repeat in range(repeats + 2):
-        for call, taken in zip(calls, times, strict=True):
+def rounds(repeats: int, *calls: Callable[[], object]) -> npt.NDArray[np.float64]:
+    """(repeats, calls): seconds of each call; they take turns, after a warm-up."""
+    times = np.zeros((repeats + 2, len(calls)))
+    for taken in times:
+        for number, call in enumerate(calls):
             since = time.perf_counter()
             call()
-            if repeat >= 2:
-                taken.append(time.perf_counter() - since)
-    return [statistics.median(taken) for taken in times]
+            taken[number] = time.perf_counter() - since
+    return times[2:]
+
+
+def alternate(repeats: int, *calls: Callable[[], object]) -> list[float]:
+    """Median seconds of each call."""
+    return [float(one) for one in np.median(rounds(repeats, *calls), axis=0)]
 
 
 def matrix_products() -> dict[str, Callable[[], object]]:
