@@ -210,9 +210,19 @@ def speed(adapting: Adapting, val: Labelled) -> float:
     return statistics.median(ratios[2:])
 
 
+def is_wanted(task: Task, arguments: argparse.Namespace) -> bool:
+    """Whether a run belongs to the table: all do, or those that are there."""
+    return not arguments.so_far or kept_in(task, arguments.work).exists()
+
+
+def kept_in(task: Task, work: Path) -> Path:
+    """A run's file."""
+    return work / f"{task.name}.json"
+
+
 def in_a_fresh_process(task: Task, arguments: argparse.Namespace) -> dict[str, Any]:
     """As `run_once`, its result kept in a file."""
-    kept: Path = arguments.work / f"{task.name}.json"
+    kept = kept_in(task, arguments.work)
     if not kept.exists():
         command = [sys.executable, "-m", "benchmarks.adapting", "--one", task.method, str(task.rate), str(task.seed)]
         for name in ("model", "catalog", "work", "epochs"):
@@ -235,9 +245,9 @@ def run_one(arguments: argparse.Namespace) -> None:
     result = run_once(task, material, options, place)
     result["groups"] = [one.group_id or one.product_id for one in material.listings["test"]]
     result["expected"] = [list(one) for one in material.labelled["test"].categories]
-    beside = arguments.work / f"{task.name}.json.partial"
+    beside = arguments.work / f"{task.name}.partial"
     beside.write_text(json.dumps(result), encoding="utf-8")
-    beside.replace(arguments.work / f"{task.name}.json")
+    beside.replace(kept_in(task, arguments.work))
     shutil.rmtree(place)
 
 
@@ -323,6 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rates", type=int, default=2, help="of each method that are tried (%(default)s)")
     parser.add_argument("--epochs", type=int, default=AdaptOptions.epochs)
     parser.add_argument("--batch-size", type=int, help="(by the catalogue)")
+    parser.add_argument("--so-far", action="store_true", help="train nothing: the table of the runs that W has")
     parser.add_argument("--one", nargs=3, metavar=("METHOD", "RATE", "SEED"), help="only this run, in this process")
     arguments = parser.parse_args(argv)
     if arguments.one:
@@ -331,14 +342,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.work.mkdir(parents=True, exist_ok=True)
     runs, rates = dict[str, list[dict[str, Any]]](), dict[str, float]()
     for method in dict.fromkeys(("linear", *arguments.methods)):
-        tried = {
-            task: in_a_fresh_process(task, arguments)
-            for task in (Task(method=method, rate=rate, seed=0) for rate in RATES[method][: arguments.rates])
-        }
+        tasks = [Task(method=method, rate=rate, seed=0) for rate in RATES[method][: arguments.rates]]
+        tried = {task: in_a_fresh_process(task, arguments) for task in tasks if is_wanted(task, arguments)}
+        if not tried:
+            continue
         best = chosen(tried)
         more = [] if method == "linear" else [replace(best, seed=seed) for seed in range(1, arguments.seeds)]
-        runs[method] = [tried[best], *(in_a_fresh_process(task, arguments) for task in more)]
-        rates[method] = best.rate
+        seeds = [in_a_fresh_process(task, arguments) for task in more if is_wanted(task, arguments)]
+        runs[method], rates[method] = [tried[best], *seeds], best.rate
     where = f"{Path(arguments.catalog).name}, test, {len(runs['linear'][0]['expected'])} listings"
     write_report("adapting", results_of(runs, rates, where), ("torch", "numpy"), arguments.json)
     return 0
