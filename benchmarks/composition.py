@@ -5,8 +5,8 @@
 Composition (arXiv 2409.00119): the first adapter may rotate one half of every linear layer's blocks and learns one
 attribute of the catalogue (baseColour), the second the other half and another attribute (usage), by words, both in one
 run of mixed batches. Written as adapters, they are composed (`item.adapters.adapter.compose`) and served by the engine:
-`accuracy_ATTRIBUTE_none | own | other | both`, `kept_*` is both less own. For comparison, two adapters on all blocks,
-one after the other: `both_whole`.
+`accuracy_ATTRIBUTE_none | own | other | both`; `kept_ATTRIBUTE_WAY` is how much more that is than what it is measured
+against, own than none, both than own. For comparison, two adapters on all blocks, one after the other: `both_whole`.
 
 Interventions: in a title one colour is exchanged for another. Then the outputs of some blocks of the model, at all
 words, are taken from the run of the one title into that of the other (interchange). `carried`: by how much that moves
