@@ -20,6 +20,8 @@ What differs from the paper:
   both: they are closer to what the pre-trained layers give. G of the last layer of meft1, which they do not depend on,
   is left out.
 - Dropout draws from a seed of its own for each F and G, so that backward draws the same again.
+- F and G run for `TOGETHER` listings at a time, forward as backward: a layer that is rebuilt holds the graph of those
+  alone.
 
 Shapes: B listings, T tokens, D width, L layers, r rank.
 """
@@ -30,7 +32,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -48,6 +50,7 @@ Variant = Literal["meft1", "meft2", "meft3"]
 REACH_BITS = 10  # no state may reach 2^10; a layer norm's outputs are below the root of the width
 SIGNIFICAND_BITS = 53  # of a float64
 LEAST_FRACTION_BITS = 20  # a float32 of order 1 has 23
+TOGETHER = 8  # listings of which F or G holds a graph at one time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +170,13 @@ class Network:
         """To float64 numbers with k binary places."""
         return x.double().mul(2.0**self.places).round_().mul_(2.0**-self.places)
 
-    def run(self, index: int, which: int, x: Tensor, bias: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """F (0) or G (1) of one layer at x: (B, T, D) float64 -> what it gives, (B, T, D), and the leaves of its graph:
-        x, bias and parameters. Forward and backward both come here, so that both compute the same to the bit."""
+    def run(self, index: int, which: int, x: Tensor, bias: Tensor, part: slice) -> tuple[Tensor, list[Tensor]]:
+        """F (0) or G (1) of one layer for a part of x's listings: (B, T, D) float64 -> what it gives, (part, T, D), and
+        the leaves of its graph: x, bias and parameters. Forward and backward both come here, so that both compute the
+        same to the bit."""
         half = self.halves[index][which]
         assert half is not None
+        x, bias = x[part], bias[part]
         x = x.detach().to(self.dtype).requires_grad_(self.trained)
         bias = bias.detach().requires_grad_(self.trained and bias.requires_grad)
         with ExitStack() as stack:
@@ -180,7 +185,7 @@ class Network:
             if self.seed is not None:
                 devices = [x.device] if x.is_cuda else []
                 stack.enter_context(torch.random.fork_rng(devices))
-                torch.manual_seed(self.seed + 2 * index + which)
+                torch.manual_seed(self.seed + 2 * (index + len(self.halves) * part.start) + which)
             y = half.run(x, bias)
         return y, [x, bias, *half.parameters]
 
@@ -188,7 +193,10 @@ class Network:
         """What F or G adds to its stream, (B, T, D) float64 with k places; 0 where it is left out."""
         if self.halves[index][which] is None:
             return torch.zeros_like(x)
-        return self.round(self.run(index, which, x, bias)[0].detach())
+        value = torch.empty_like(x)
+        for part in parts_of(x):
+            value[part] = self.round(self.run(index, which, x, bias, part)[0].detach())
+        return value
 
     def forward_layer(self, index: int, x1: Tensor, x2: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """x1, x2 -> y1, y2. Swaps first where streams are swapped: the first layer's are alike."""
@@ -217,21 +225,29 @@ class Network:
         """The streams after a layer and their gradients -> those before it, and the gradients of its bias (the sum over
         F and G) and parameters. As `inverse_layer`, with one graph at a time."""
         (y1, y2), (d1, d2) = y, dy
-        of_bias: Tensor | None = None
+        of_biases: list[Tensor | None] = []
         of_parameters: list[list[Tensor | None]] = [[], []]
 
         def rebuild(which: int, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-            nonlocal of_bias
-            if self.halves[index][which] is None:
+            half = self.halves[index][which]
+            if half is None:
                 return torch.zeros_like(x), torch.zeros_like(x)
-            out, leaves = self.run(index, which, x, bias)
-            wanted = [leaf for leaf in leaves if leaf.requires_grad]
-            found = torch.autograd.grad(out, wanted, d.to(out.dtype), allow_unused=True)
-            gradients = dict(zip(map(id, wanted), found, strict=True))
-            if (here := gradients.get(id(leaves[1]))) is not None:
-                of_bias = here if of_bias is None else of_bias + here
-            of_parameters[which] = [gradients[id(leaf)] for leaf in leaves[2:]]
-            return self.round(out.detach()), gradients[id(leaves[0])].double()
+            value, of_x, of_bias = torch.empty_like(x), torch.empty_like(x), list[Tensor]()
+            totals: list[Tensor | None] = [None] * len(half.parameters)
+            for part in parts_of(x):
+                out, leaves = self.run(index, which, x, bias, part)
+                wanted = [leaf for leaf in leaves if leaf.requires_grad]
+                found = torch.autograd.grad(out, wanted, d[part].to(out.dtype), allow_unused=True)
+                gradients = dict(zip(map(id, wanted), found, strict=True))
+                value[part] = self.round(out.detach())
+                here, of_this_bias, *rest = (gradients.get(id(leaf)) for leaf in leaves)
+                assert here is not None
+                of_x[part] = here
+                of_bias += [] if of_this_bias is None else [of_this_bias]
+                totals = [plus(total, one) for total, one in zip(totals, rest, strict=True)]
+            of_biases.extend([torch.cat(of_bias)] if of_bias else [])
+            of_parameters[which] = totals
+            return value, of_x
 
         value, d = rebuild(1, y1, d2)
         x2, d1 = (y2 - value) / self.scales[1], d1 + d
@@ -239,7 +255,18 @@ class Network:
         x1, d1, d2 = (y1 - value) / self.scales[0], self.scales[0] * d1, self.scales[1] * d2 + d
         if self.swapped:
             x1, x2, d1, d2 = x2, x1, d2, d1
+        of_bias = reduce(plus, of_biases, None)
         return (x1, x2), (d1, d2), [of_bias, *of_parameters[0], *of_parameters[1]]
+
+
+def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """The sum of two gradients, None where there is neither."""
+    return b if a is None else a if b is None else a + b
+
+
+def parts_of(x: Tensor) -> list[slice]:
+    """The B listings of x, `TOGETHER` at a time."""
+    return [slice(start, min(start + TOGETHER, len(x))) for start in range(0, len(x), TOGETHER)]
 
 
 class Reversible(torch.autograd.Function):

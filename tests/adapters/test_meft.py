@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from benchmarks.adapter_memory import kept_for_backward
-from item.adapters.meft import Bottleneck, Meft, MeftConfig, Network, Variant, fraction_bits
+from item.adapters.meft import TOGETHER, Bottleneck, Meft, MeftConfig, Network, Variant, fraction_bits
 from item.errors import ConfigError
 from item.model.batch import Batch
 from item.model.config import ItemConfig
@@ -131,10 +131,14 @@ def plain(network: Network, h: Tensor, biases: list[Tensor]) -> Tensor:
         half = network.halves[index][which]
         if half is None:
             return torch.zeros_like(x)
-        with torch.random.fork_rng():
-            if network.seed is not None:
-                torch.manual_seed(network.seed + 2 * index + which)
-            return half.run(x.to(network.dtype), bias).double()
+        made = []
+        for start in range(0, len(x), TOGETHER):
+            part = slice(start, start + TOGETHER)
+            with torch.random.fork_rng():
+                if network.seed is not None:
+                    torch.manual_seed(network.seed + 2 * (index + len(network.halves) * start) + which)
+                made.append(half.run(x[part].to(network.dtype), bias[part]).double())
+        return torch.cat(made)
 
     x1 = x2 = h.double()
     for index, bias in enumerate(biases):
