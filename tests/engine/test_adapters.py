@@ -123,8 +123,8 @@ def test_a_mixed_batch_is_its_listings_alone(
         vectors = engine.encode(some, names).vectors
         features = engine.features_of([engine.preprocessor(one) for one in some], names)
     single = alone[variant]
-    np.testing.assert_allclose(vectors, [single[name].vectors[row] for row, name in asked], atol=2e-6)
-    np.testing.assert_allclose(features, [single[name].features[row] for row, name in asked], atol=2e-6)
+    np.testing.assert_allclose(vectors, [single[name].vectors[row] for row, name in asked], atol=1e-6)
+    np.testing.assert_allclose(features, [single[name].features[row] for row, name in asked], atol=1e-6)
 
 
 def test_adapters_change_words_and_onnx_equals_torch(
