@@ -5,17 +5,18 @@
 Each method learns the leaves of every top level with enough listings, from the same features, with the same head to
 start from, the same steps and the same choice of the best pass by held-back loss. `linear` is that head alone: the
 linear probe, convex. RoAd and LoRA train one adapter for each top level, all in one run of mixed batches; full
-fine-tuning (all layers, one model for all), PaFi, HiWi and MEFT one for all. Every rate of `RATES` is tried and the one
-of the least loss on val is taken; only its answers on test are looked at, by the first seed's rate for all seeds.
+fine-tuning (all layers, one model for all), PaFi, HiWi and MEFT one for all. The first --rates of `RATES` are tried and
+the one of the least loss on val is taken; only its answers on test are looked at, by the first seed's rate for all.
 
-Each run is a process of its own and leaves a file in W; started again, the command goes on with those that are missing.
+Each run is a process of its own and leaves a file in W; started again, the command goes on with those that are missing,
+and refuses a W whose runs had other settings.
 
 Accuracy is that of the leaf among all of the catalogue, top level included (the head of the root is the same for all).
 `gain_*` and `below_full_*`: over the linear probe, and of full fine-tuning over the method; paired, with intervals by
 products, the mean of the seeds of each listing. `stored`: values of one adapter, and `head` those of the heads, which
-all have. `bytes`: of one adapter on disk. `speed`: of words through the layers, 32 listings a batch, over the model
-alone, as it is served (folded where the method folds, the adapters mixed in the batch where it does not); by torch, in
-turns, the median.
+all have. `bytes`: of one adapter, RoAd's files as they are written, 4 for each value of the others. `speed`: of words
+through the layers, 32 listings a batch, over the model alone, as it is served (folded where the method folds, the
+adapters mixed in the batch where it does not); by torch, in turns, the median.
 """
 
 from __future__ import annotations
@@ -43,16 +44,16 @@ from benchmarks.report import CHECKOUT, Result, share, write_report
 from item.adapters.files import write_adapter
 from item.adapters.head import PATTERNS, Features, Head
 from item.adapters.method import Method
-from item.adapters.methods import make_method
 from item.adapters.predict import Specialist, predict
 from item.adapters.road import Road
 from item.errors import ConfigError
 from item.evaluation.bootstrap import Statistic, mean_interval, paired_interval, statistic_interval
 from item.evaluation.classification import macro_f1
 from item.model.batch import Batch, pad_words
-from training.adapt import Material, adapted_tops, fit_base, heads_of, read_material
+from item.model.encoder import ITEm
+from training.adapt import Material, adapted_tops, fit_base, heads_of, read_material, train_on
 from training.adapt_report import calibration_error, correct
-from training.adapting import Adapting, AdaptOptions, Assigned, Labelled, Run, adapted_features, with_temperature
+from training.adapting import Adapting, AdaptOptions, Assigned, Labelled, adapted_features, with_temperature
 
 Values = npt.NDArray[np.float64]
 
@@ -75,7 +76,7 @@ ROUNDS, BATCH = 25, 32  # of timing
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One training. split: what it answers on."""
+    """One training."""
 
     method: str
     rate: float
@@ -93,20 +94,15 @@ def run_once(task: Task, material: Material, options: AdaptOptions, work: Path) 
     model, (train, val, test) = material.model, (material.labelled[one] for one in ("train", "val", "test"))
     base = fit_base(train, val)
     heads = adapted_tops(train, base, options, ())
-    linear = task.method == "linear"
-    method: Method | None = None
-    if task.method == "full":
-        for parameter in model.layers.parameters():
-            parameter.requires_grad_(True)
-    elif not linear:
-        method = make_method(task.method, model, len(heads) if task.method in EACH else 1)
-    adapting = Adapting(model, method, heads, train.words_width, shared=task.method not in EACH)
     figures: dict[str, Any] = {"head": sum(head.weight.size + head.bias.size for head in base)}
-    if not linear:
-        run = Run(adapting, Assigned.of(train, heads), Assigned.of(val, heads), options, work)
-        run.go()
-        figures["passes"] = run.epoch
-        figures |= {"stored": stored(adapting), "bytes": bytes_of(adapting, material), "speed": speed(adapting, val)}
+    if task.method == "linear":
+        adapting = Adapting(model, None, heads, train.words_width, shared=True)
+    else:
+        run = train_on(material, task.method, heads, options, work, shared=task.method not in EACH)
+        adapting = run.adapting
+        figures |= {"passes": run.epoch, "stored": stored(adapting), "bytes": bytes_of(adapting, material)}
+        if adapting.method is not None:  # else it is the model's own graph
+            figures["speed"] = speed(model, adapting.method, val)
     figures["val_loss"] = held_back_loss(adapting, Assigned.of(val, heads))
     answers = answer(material, base, adapting, test)
     return {"figures": figures, "answers": answers, "top_levels": len(heads)}
@@ -178,18 +174,15 @@ def bytes_of(adapting: Adapting, material: Material) -> int:
 
 
 @torch.no_grad()
-def speed(adapting: Adapting, val: Labelled) -> float:
+def speed(model: ITEm, method: Method, val: Labelled) -> float:
     """The model's time over its time with the adapters, for words through the layers: the median over rounds in turns.
 
     Methods that fold run folded, in the same layers, so that theirs differs from 1 by noise alone.
     """
-    method, model = adapting.method, adapting.model
-    if method is None:
-        return 1.0
     ids, mask = pad_words([one for one in val.word_ids if one is not None][:BATCH])
     batch = Batch(word_ids=ids, word_mask=mask, picture_rows=torch.zeros(0, dtype=torch.int64))
     rows = torch.arange(len(ids)) % method.num_adapters
-    folded, plain = None, model
+    folded = None
     if method.num_adapters == 1:
         with suppress(ConfigError):
             folded = copy.deepcopy(model)
@@ -204,9 +197,9 @@ def speed(adapting: Adapting, val: Labelled) -> float:
         if folded is not None:
             return folded(batch)
         with method.applied(rows):
-            return plain(batch)
+            return model(batch)
 
-    ratios = [seconds(lambda: plain(batch)) / seconds(with_adapters) for _ in range(2 + ROUNDS)]
+    ratios = [seconds(lambda: model(batch)) / seconds(with_adapters) for _ in range(2 + ROUNDS)]
     return statistics.median(ratios[2:])
 
 
@@ -231,7 +224,14 @@ def in_a_fresh_process(task: Task, arguments: argparse.Namespace) -> dict[str, A
         print(f"{task.name} ...", file=sys.stderr)
         subprocess.run(command, cwd=CHECKOUT, check=True)
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    if found["settings"] != settings_of(arguments):
+        raise SystemExit(f"{kept}: was made with {found['settings']}; choose another --work")
     return found
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """What all runs of a folder have in common."""
+    return {name: str(getattr(arguments, name)) for name in ("model", "catalog", "epochs", "batch_size")}
 
 
 def run_one(arguments: argparse.Namespace) -> None:
@@ -243,6 +243,7 @@ def run_one(arguments: argparse.Namespace) -> None:
     place = arguments.work / task.name
     place.mkdir(parents=True, exist_ok=True)
     result = run_once(task, material, options, place)
+    result["settings"] = settings_of(arguments)
     result["groups"] = [one.group_id or one.product_id for one in material.listings["test"]]
     result["expected"] = [list(one) for one in material.labelled["test"].categories]
     beside = arguments.work / f"{task.name}.partial"
@@ -313,7 +314,9 @@ def results_of(runs: Mapping[str, Sequence[dict[str, Any]]], rates: Mapping[str,
         add(f"stored_{method}", figures["stored"], "values", "", note)
         add(f"bytes_{method}", figures["bytes"], "bytes", "", note)
         add(f"passes_{method}", statistics.median(run["figures"]["passes"] for run in seeds), "passes")
-        add(f"speed_{method}", statistics.median(run["figures"]["speed"] for run in seeds), "ratio", "the model alone")
+        if "speed" in figures:
+            value = statistics.median(run["figures"]["speed"] for run in seeds)
+            add(f"speed_{method}", value, "ratio", "the model alone")
     return results
 
 

@@ -33,7 +33,7 @@ from torch import Tensor
 from benchmarks.report import Result, share, write_report
 from item.adapters.adapter import LINEARS, Adapter, compose, linears_of
 from item.adapters.files import read_adapter, write_adapter
-from item.adapters.head import Category, Features, Head
+from item.adapters.head import Category, Head
 from item.adapters.method import Adapted, in_place
 from item.adapters.methods import make_method
 from item.adapters.road import Road
@@ -135,14 +135,12 @@ def one_after_the_other(a: Adapter, b: Adapter) -> Adapter:
     return replace(a, name=f"{a.name} {b.name}", r1=r1, r2=r2, digest=f"{a.digest} {b.digest}")
 
 
-def right(
-    engine: Engine, prepared: Sequence[Prepared], adapter: Adapter | None, head: Head, truth: Labelled
-) -> tuple[Values, Features]:
+def right(engine: Engine, prepared: Sequence[Prepared], adapter: Adapter | None, head: Head, truth: Labelled) -> Values:
     """Whether the head names each listing's value, with an adapter or without, through the engine."""
     features = engine.features_of(prepared, [adapter] * len(prepared))
     features[:, truth.words_width :] = 0
     said = [head.paths[number] for number in head.logits(features).argmax(axis=1)]
-    return np.array([a == b for a, b in zip(said, truth.categories, strict=True)], dtype=np.float64), features
+    return np.array([a == b for a, b in zip(said, truth.categories, strict=True)], dtype=np.float64)
 
 
 def compare(
@@ -165,7 +163,7 @@ def compare(
             "own_whole": (whole.adapters[number], whole.heads[number]),
             "both_whole": (product, whole.heads[number]),
         }
-        found = {way: right(engine, prepared, adapter, head, truth)[0] for way, (adapter, head) in ways.items()}
+        found = {way: right(engine, prepared, adapter, head, truth) for way, (adapter, head) in ways.items()}
         where = f"{one.name} ({len(one.paths)} values), {split}, {len(listings)} listings, words"
         for way, values in found.items():
             interval = mean_interval(values, groups)

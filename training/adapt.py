@@ -156,16 +156,18 @@ def adapted_tops(train: Labelled, heads: Sequence[Head], options: AdaptOptions, 
     ]
 
 
-def train_on(material: Material, method: str, heads: Sequence[Head], options: AdaptOptions, work: Path) -> Run:
-    """Trains adapters of the heads' top levels and the heads with them; goes on where it was."""
-    model, shared = material.model, method not in VALUES
+def train_on(
+    material: Material, method: str, heads: Sequence[Head], options: AdaptOptions, work: Path, *, shared: bool
+) -> Run:
+    """Trains adapters of the heads' top levels and the heads with them; goes on where it was. shared: one for all."""
+    model = material.model
     if method == "full":
         for parameter in model.layers.parameters():
             parameter.requires_grad_(True)
     made = None if method == "full" else make_method(method, model, 1 if shared else len(heads))
     adapting = Adapting(model, made, heads, 2 * model.config.width, shared)
     train, val = (Assigned.of(material.labelled[split], heads) for split in ("train", "val"))
-    settings = method, asdict(options), material.space, [head.paths for head in heads]
+    settings = method, shared, asdict(options), material.space, [head.paths for head in heads]
     identity = hashlib.sha256(repr(settings).encode())
     for part in (train, val):  # a checkpoint of other listings is not gone on from
         identity.update(repr((part.listings.categories, part.listings.word_ids)).encode())
@@ -417,7 +419,7 @@ def adapt(arguments: argparse.Namespace) -> None:
             least = options.min_listings
             print(f"no top level has {least} listings of several leaves: heads alone", file=sys.stderr)
         else:
-            run = train_on(material, arguments.method, chosen, options, work)
+            run = train_on(material, arguments.method, chosen, options, work, shared=arguments.method not in VALUES)
             if whole and run.best[0].epoch == 0:
                 print(f"no pass was better than the model as it is: {arguments.output} is not written")
                 return
