@@ -47,7 +47,7 @@ from item.model.encoder import ITEm
 from item.model.vector import join_fields
 from item.preprocessing.prepared import Prepared
 from training.adapt import Material, read_material
-from training.adapting import Adapting, AdaptOptions, Assigned, Labelled, Run, fit_head
+from training.adapting import Adapting, AdaptOptions, Assigned, Labelled, Run, fit_head, folder_of
 from training.data import WordIds
 
 FREQUENT = 50  # listings of train that a value needs
@@ -119,13 +119,14 @@ def train(
         road.restrict(1, 0.5, 1.0)
     adapting = Adapting(material.model, road, base, parts[0].words_width, shared=False)
     val = join([one.labelled(material, "val")[1] for one in attributes])
-    work.mkdir(parents=True, exist_ok=True)
-    Run(adapting, Assigned.of(join(parts), base), Assigned.of(val, base), options, work).go()
+    asked = Assigned.of(join(parts), base), Assigned.of(val, base)
+    folder = folder_of(work, (apart, options, material.space), *asked)
+    Run(adapting, *asked, options, folder).go()
     adapters = []
     for number, one in enumerate(attributes):
         settings = {"config": material.model.config, "model_space": material.space}
-        write_adapter(work, one.name, road.values(number), method="road_1", **settings)  # type: ignore[arg-type]
-        adapters.append(read_adapter(work, one.name, **settings))  # type: ignore[arg-type]
+        write_adapter(folder, one.name, road.values(number), method="road_1", **settings)  # type: ignore[arg-type]
+        adapters.append(read_adapter(folder, one.name, **settings))  # type: ignore[arg-type]
     return Trained(adapters=adapters, heads=[adapting.head(0), adapting.head(1)], base=base)
 
 
@@ -300,13 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     material = read_material(arguments.model, arguments.catalog, arguments.work)
     attributes = [attribute_of(material, name) for name in arguments.attributes]
     options, limit = AdaptOptions(epochs=arguments.epochs), arguments.listings
-    settings = "-".join(
-        [*arguments.attributes, str(limit), str(options.epochs)]
-    )  # a checkpoint of others is not gone on
-    apart, whole = (
-        train(material, attributes, options, limit, one, arguments.work / f"{'apart' if one else 'whole'}-{settings}")
-        for one in (True, False)
-    )
+    apart, whole = (train(material, attributes, options, limit, one, arguments.work) for one in (True, False))
     engine = load_engine(arguments.model)
     results, table = compare(engine, material, attributes, apart, whole, arguments.split)
     pairs = list(pairs_of(material, attributes[0], "val"))[:PAIRS]

@@ -23,7 +23,6 @@ Started again after an interruption, a run goes on from its last pass over the l
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import shutil
 import sys
@@ -59,6 +58,7 @@ from training.adapting import (
     adapted_features,
     fit_head,
     fit_novelty,
+    folder_of,
     targets_of,
     with_temperature,
 )
@@ -168,12 +168,7 @@ def train_on(
     adapting = Adapting(model, made, heads, 2 * model.config.width, shared)
     train, val = (Assigned.of(material.labelled[split], heads) for split in ("train", "val"))
     settings = method, shared, asdict(options), material.space, [head.paths for head in heads]
-    identity = hashlib.sha256(repr(settings).encode())
-    for part in (train, val):  # a checkpoint of other listings is not gone on from
-        identity.update(repr((part.listings.categories, part.listings.word_ids)).encode())
-        identity.update(np.ascontiguousarray(part.listings.features).data)
-    folder = work / identity.hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder_of(work, settings, train, val)
     run = Run(adapting, train, val, options, folder)
     run.go()
     return run

@@ -18,6 +18,7 @@ Shapes: N listings, F features, C paths, A adapters, B listings of a batch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -343,6 +344,17 @@ class Best:
     loss: float
     epoch: int
     tensors: dict[str, Tensor]
+
+
+def folder_of(work: Path, settings: object, train: Assigned, val: Assigned) -> Path:
+    """Where the checkpoints of a run are: another folder for other settings or listings, which it cannot go on from."""
+    identity = hashlib.sha256(repr(settings).encode())
+    for part in (train, val):
+        identity.update(repr((part.listings.categories, part.listings.word_ids)).encode())
+        identity.update(np.ascontiguousarray(part.listings.features).data)
+    folder = work / identity.hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class Run:
