@@ -10,6 +10,7 @@ import pytest
 
 from deploy.server import Server
 from index.store import Store
+from item.client import Client
 from item.engine.interface import Engine
 from item.engine.loading import load_engine
 from tests.deploy.serving import Hosting, shop, write_index, write_model
@@ -70,3 +71,10 @@ def own_server(hosting: Hosting, served_engine: Engine, own_index: Path) -> Iter
 def address(hosting: Hosting, served_engine: Engine, served_index: Path) -> str:
     """The address of a server over the tiny model and the index that no test writes to."""
     return f"127.0.0.1:{hosting.serve(served_engine, served_index, read_only=True).port}"
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    """A client of the server that a test file defines."""
+    with Client(f"127.0.0.1:{server.port}", timeout_s=30) as client:
+        yield client

@@ -103,12 +103,6 @@ def server(hosting: Hosting, engine: Engine, own_index: Path) -> Iterator[Server
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(f"127.0.0.1:{server.port}", timeout_s=30) as client:
-        yield client
-
-
-@pytest.fixture
 def command(server: Server, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Runs `item` with arguments; its exit status, output and errors."""
 

@@ -79,12 +79,6 @@ def server(hosting: Hosting, served_model: Path, served_engine: Engine, tmp_path
     hosting.run(server.stop())
 
 
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(f"127.0.0.1:{server.port}", timeout_s=30) as client:
-        yield client
-
-
 def reembed(client: Client, new_model: Path, catalog: Path | str, **options: object) -> Reembedding:
     return [*client.reembed(str(new_model), catalog=str(catalog), **options)][-1]  # type: ignore
 

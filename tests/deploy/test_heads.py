@@ -128,12 +128,6 @@ def server(hosting: Hosting, engine: Engine) -> Iterator[Server]:
     hosting.run(server.stop())
 
 
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(f"127.0.0.1:{server.port}", timeout_s=30) as client:
-        yield client
-
-
 def listing(one: Input) -> Listing:
     """An input as the library takes it."""
     message = one.message("")
