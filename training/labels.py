@@ -16,6 +16,7 @@ MAX_CATEGORIES = 1000  # that are learned, over all levels: those with the most 
 UNKNOWN = -1
 
 Numbers = npt.NDArray[np.int64]
+Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,8 @@ class Labels:
     """Labels of N listings.
 
     categories: (N, L), at each of L levels the category's number among those of the level, `UNKNOWN` where the listing
-    has none there or a rare one. levels: L counts of categories, from the widest level. leaves: (N,), the whole path;
-    products: (N,); in both a listing without has a number of its own.
+    has none or a rare one; a path that ends above a level is a category of it. levels: L counts of categories, from the
+    widest level. leaves: (N,), the whole path; products: (N,); in both a listing without has a number of its own.
     """
 
     categories: Numbers
@@ -38,10 +39,10 @@ class Labels:
         return len(np.unique(self.products)) < len(self.products)
 
 
-def number_labels(paths: Sequence[tuple[str, ...]], products: Sequence[str], options: AlignOptions) -> Labels:
+def number_labels(paths: Sequence[Path], products: Sequence[str], options: AlignOptions) -> Labels:
     """Labels of N listings; what the options leave out is numbered as if each listing were alone."""
     paths = paths if options.categories else [()] * len(products)
-    columns = [_number_level(paths, kept) for kept in _kept_categories(paths)]
+    columns = [_number_level(paths, depth, kept) for depth, kept in _kept_categories(paths)]
     return Labels(
         categories=np.stack([numbers for numbers, _ in columns], axis=1) if columns else np.zeros((len(paths), 0), int),
         levels=tuple(count for _, count in columns),
@@ -50,17 +51,18 @@ def number_labels(paths: Sequence[tuple[str, ...]], products: Sequence[str], opt
     )
 
 
-def _kept_categories(paths: Sequence[tuple[str, ...]]) -> list[list[tuple[str, ...]]]:
-    """The categories to learn, level by level; a level of one category says nothing."""
-    counts = Counter(path[:depth] for path in paths for depth in range(1, len(path) + 1))
-    kept = [path for path, count in counts.most_common(MAX_CATEGORIES) if count >= MIN_LISTINGS]
-    levels = [[path for path in kept if len(path) == depth] for depth in range(1, max(map(len, kept), default=0) + 1)]
-    return [level for level in levels if len(level) > 1]
+def _kept_categories(paths: Sequence[Path]) -> list[tuple[int, list[Path]]]:
+    """The categories to learn, each level with its depth; a level of one category says nothing."""
+    depths = range(1, max(map(len, paths), default=0) + 1)
+    counts = Counter((depth, path[:depth]) for path in paths if path for depth in depths)
+    kept = [one for one, count in counts.most_common(MAX_CATEGORIES) if count >= MIN_LISTINGS]
+    levels = [(depth, [path for level, path in kept if level == depth]) for depth in depths]
+    return [(depth, level) for depth, level in levels if len(level) > 1]
 
 
-def _number_level(paths: Sequence[tuple[str, ...]], kept: Sequence[tuple[str, ...]]) -> tuple[Numbers, int]:
+def _number_level(paths: Sequence[Path], depth: int, kept: Sequence[Path]) -> tuple[Numbers, int]:
     """The number of each path's category among those kept of a level, and how many these are."""
-    depth, numbers = len(kept[0]), {path: number for number, path in enumerate(kept)}
+    numbers = {path: number for number, path in enumerate(kept)}
     return np.array([numbers.get(path[:depth], UNKNOWN) for path in paths]), len(kept)
 
 
