@@ -4,14 +4,9 @@
     adapters   one for each top level, all in one run of mixed batches: a listing's batch row names its adapter, and the
                head of its top level answers; both start at the base, so that they can only earn their way from there
 
-A listing is learned from by its words alone, by its picture alone and by both: each must know how much it knows. By
-both counts most and by picture least (`SHARES`): were they equal, words and picture would each be learned to be right
-alone, and what both say would count twice where both are there. The picture's part of the features does not pass
-through the layers, so that a step costs the words.
-
-Leaves have from two listings to thousands. The loss is adjusted for that (arXiv 2007.07314, eq. 10, with half its
-weight): in training each logit gets `ADJUSTED` times the logarithm of its path's listings, so that the head that is
-served, which gets nothing, does not lean on what is frequent.
+Either is learned from a listing's words alone, its picture alone and both, in the shares of `training.categories`, and
+adjusted for how many listings a path has. The picture's part of the features does not pass through the layers, so that
+a step costs the words.
 
 Shapes: N listings, F features, C paths, A adapters, B listings of a batch.
 """
@@ -39,12 +34,10 @@ from item.model.encoder import ITEm
 from item.model.tensors import read_tensors, save_tensors
 from item.model.vector import join_fields
 from item.progress import Progress
+from training.categories import PRIOR, SHARES, CategoryWeights, fit_regressions, frequency_of
 from training.data import WordIds
 from training.loop import learning_rate_share
 
-PRIOR = 300.0  # variance of a head's weights that is expected before anything is seen
-SHARES = (0.4, 0.1, 0.5)  # of a listing with both, by its readings: `PATTERNS`
-ADJUSTED = 0.5  # for the numbers of listings: 0 takes them as they are, 1 as if all paths had as many
 HEAD_STEPS = 200  # of L-BFGS, about as many at most
 BUCKET = 16  # batches that are sorted by length together
 TEMPERATURES = np.geomspace(0.2, 5.0, 65)
@@ -124,62 +117,37 @@ def targets_of(categories: Sequence[Category], paths: Sequence[Category]) -> npt
 
 
 def fit_head(train: Labelled, category: Category, paths: Sequence[Category], known: Head | None = None) -> Head:
-    """The head of `category` on the features of its listings, by L-BFGS.
-
-        min   sum_listings sum_{words | picture | both} SHARES CE(z + frequency, path) + |W|^2 / (2 PRIOR)
+    """The head of `category` on the features of its listings: the regression of `training.categories`.
 
     known: a head of some of the paths, whose rows stay as they are, bit for bit; only the others are learned.
     """
     targets = targets_of(train.categories, paths)
     learned = np.flatnonzero(targets >= 0)
-    target = torch.from_numpy(targets[learned])
-    kinds, weights = readings(train[learned])
-    frequency = frequency_of(targets[learned], len(paths))
-    num_known = 0 if known is None else len(known.paths)
-    if known is not None and tuple(paths[:num_known]) != known.paths:
-        raise ConfigError(f"paths: the first {num_known} must be those of the known head")
-    scale = 1.0 if known is None else 1 / known.temperature
-    fixed_w = torch.zeros(0, train.features.shape[1]) if known is None else torch.from_numpy(known.weight.copy())
-    fixed_b = torch.zeros(0) if known is None else torch.from_numpy(known.bias.copy())
-    weight = torch.zeros(len(paths) - num_known, train.features.shape[1], requires_grad=True)
-    bias = torch.zeros(len(paths) - num_known, requires_grad=True)
-    if len(paths) > max(1, num_known) and len(learned):
-        optimiser = torch.optim.LBFGS(
-            [weight, bias], max_iter=HEAD_STEPS, max_eval=HEAD_STEPS, line_search_fn="strong_wolfe"
-        )
-
-        def loss() -> Tensor:
-            optimiser.zero_grad()
-            total = weight.square().sum() / (2 * PRIOR)
-            for features, share in zip(kinds, weights, strict=True):
-                z = F.linear(features, torch.cat([fixed_w, weight]), torch.cat([fixed_b, bias])) * scale
-                total = total + (F.cross_entropy(z + frequency, target, reduction="none") * share).sum()
-            total.backward()  # type: ignore[no-untyped-call]
-            return total
-
-        optimiser.step(loss)  # type: ignore[no-untyped-call]
+    if known is not None and tuple(paths[: len(known.paths)]) != known.paths:
+        raise ConfigError(f"paths: the first {len(known.paths)} must be those of the known head")
+    words, picture = np.split(train.features[learned, None], [train.words_width], axis=2)
+    fitted = fit_regressions(
+        torch.from_numpy(words),
+        torch.from_numpy(picture),
+        targets[learned, None],
+        (len(paths),),
+        HEAD_STEPS,
+        known=None if known is None else weights_of(known, train.words_width),
+        scale=1.0 if known is None else 1 / known.temperature,
+    )
     return Head(
         category=category,
         paths=tuple(paths),
-        weight=torch.cat([fixed_w, weight.detach()]).numpy(),
-        bias=torch.cat([fixed_b, bias.detach()]).numpy(),
+        weight=torch.cat(fitted[:2], dim=1).numpy(),
+        bias=fitted.bias.numpy(),
         temperature=1.0 if known is None else known.temperature,
     )
 
 
-def frequency_of(targets: npt.NDArray[np.int64], num_paths: int) -> Tensor:
-    """(C,): what the logits get in training, of the N listings' paths; that of a path without listings as with one."""
-    counts = np.bincount(targets, minlength=num_paths).clip(min=1)
-    return torch.from_numpy(ADJUSTED * np.log(counts)).float()
-
-
-def readings(listings: Labelled) -> tuple[list[Tensor], list[Tensor]]:
-    """The features by each of `PATTERNS`, and the weights, (N,), so that all readings of a listing count as one."""
-    pattern = patterns_of(listings.features, listings.words_width)
-    whole = torch.from_numpy(pattern == PATTERNS.index("both")).float()
-    alone = [torch.from_numpy(pattern == number).float() for number in range(len(PATTERNS) - 1)]
-    shares = [one + whole * share for one, share in zip((*alone, 0 * whole), SHARES, strict=True)]
-    return [torch.from_numpy(listings.seen_by(one)) for one in PATTERNS], shares
+def weights_of(head: Head, words_width: int) -> CategoryWeights:
+    """A head's weights, by modality."""
+    words, picture = np.split(head.weight, [words_width], axis=1)
+    return CategoryWeights(*(torch.from_numpy(one.copy()) for one in (words, picture, head.bias)))
 
 
 def fit_temperature(logits: npt.NDArray[np.float32], targets: npt.NDArray[np.int64]) -> float:

@@ -25,9 +25,6 @@ from item.preprocessing.preprocessor import Preprocessor
 from training.adapt import adapter_name, judge, main
 from training.adapt_report import calibration_error
 from training.adapting import (
-    ADJUSTED,
-    PRIOR,
-    SHARES,
     Adapting,
     AdaptOptions,
     Assigned,
@@ -40,6 +37,7 @@ from training.adapting import (
     fit_temperature,
     with_temperature,
 )
+from training.categories import ADJUSTED, PRIOR, SHARES
 
 TOPS = {"Clothing": ("shirt", "coat"), "Kitchen": ("mug", "pan"), "Garden": ("hose",)}
 COLOURS = ("red", "green", "blue", "black", "white", "brown")

@@ -50,18 +50,27 @@ def lacking(x: torch.Tensor, rows: slice) -> torch.Tensor:
 
 
 def objective(w: Floats, p: Floats, labels: Labels, flat: Floats) -> tuple[float, Floats]:
-    """float64, one reading of one listing after the other: words, picture, both, of each view. And the slopes."""
+    """float64, one reading of one listing after the other: words, picture, both, of each view; in training each logit
+    gets half the logarithm of its category's listings. And the slopes."""
     C, ends = sum(labels.levels), np.cumsum([0, *labels.levels])
     into_words, into_picture, bias = unpack(flat)
     total = ((into_words**2).sum() + (into_picture**2).sum()) / (2 * PRIOR)
+    counts = [
+        np.bincount(of[of != UNKNOWN], minlength=C) for of, C in zip(labels.categories.T, labels.levels, strict=True)
+    ]
+    frequency = 0.5 * np.log(np.maximum(np.concatenate(counts), 1))
     slopes = [into_words / PRIOR, into_picture / PRIOR, np.zeros(C)]
     for words, picture, numbers in zip(w, p, labels.categories, strict=True):
         has_words, has_picture = bool(words[0].any()), bool(picture[0].any())
-        patterns = [(1, 0)] * has_words + [(0, 1)] * has_picture + [(1, 1)] * (has_words and has_picture)
-        weight = 1 / (len(words) * len(patterns)) if patterns else 0
-        for (by_words, by_picture), (x_w, x_p) in product(patterns, zip(words, picture, strict=True)):
+        readings = [(1, 0, 1.0)] * has_words + [(0, 1, 1.0)] * has_picture
+        if has_words and has_picture:
+            readings = [(1, 0, 0.4), (0, 1, 0.1), (1, 1, 0.5)]
+        K = len(words) - 1
+        views = zip([0.5] + [0.5 / K] * K if K else [1.0], words, picture, strict=True)
+        for (by_words, by_picture, share), (of_view, x_w, x_p) in product(readings, views):
+            weight = share * of_view
             x_w, x_p = by_words * x_w, by_picture * x_p
-            z, errors = into_words @ x_w + into_picture @ x_p + bias, np.zeros(C)
+            z, errors = into_words @ x_w + into_picture @ x_p + bias + frequency, np.zeros(C)
             for (first, end), number in zip(pairwise(ends), numbers, strict=True):
                 if number != UNKNOWN:
                     exponentials = np.exp(z[first:end])
@@ -114,7 +123,7 @@ def test_the_weights_are_the_minimum_of_the_objective() -> None:
     (at_start, first_slopes), (at_found, slopes) = (objective(w, p, labels, flat) for flat in (start, found))
     assert best.success
     assert at_found - best.fun < 1e-3 * (at_start - best.fun)
-    assert np.abs(slopes).max() < 1e-2 * np.abs(first_slopes).max()
+    assert np.abs(slopes).max() < 5e-2 * np.abs(first_slopes).max()
     np.testing.assert_allclose(found, best.x, atol=0.1)
     assert np.abs(found).max() > 1
 
