@@ -27,7 +27,7 @@ from item.evaluation.retrieval import same_product
 from item.model.contrast import info_nce
 from item.model.vector import TOWER_WIDTH, Part, VectorHead, components, deal, join_fields, root_shares
 from item.progress import Progress
-from training.categories import CategoryWeights, fit_categories
+from training.categories import UNCHANGED, CategoryWeights, fit_categories
 from training.config import AlignOptions
 from training.labels import Labels
 from training.pooled import Pooled, embed
@@ -37,7 +37,6 @@ GROUP_SHARE = 0.5  # of the scatter, where listings of one product are known
 SOFTENING = 2.0  # of the categories' logits: those of listings that were learned from are too sure
 CATEGORY_WIDTH = 64  # dimensions of the categories, at most
 SCALE = 20.0  # of InfoNCE's cosines; a larger one draws them together, and the categories drown them
-UNCHANGED = 0.5  # of the listings of a step are seen as they are
 VALIDATE_EVERY = 20  # steps
 PATIENCE = 200  # steps without a better one, then training ends
 
@@ -47,12 +46,15 @@ class HeadSettings:
     """How much is changed of the starting point.
 
     words, picture: lambda of either own subspace; None leaves its directions as they started.
-    picture_weight: the picture's share of the own subspaces' cosine. shared_weight, category_weight: the shares of the
-    towers and of the categories in the whole cosine of two listings that have both.
+    shared_alone, category_alone: the shares of the towers and of the categories in the cosine of two listings that are
+    seen by one modality. shared_weight, category_weight: by both. picture_weight: the picture's share of what is left
+    to the own subspaces of both.
     """
 
-    words: float | None = 3.0
-    picture: float | None = 3.0
+    words: float | None = 1.0
+    picture: float | None = 1.0
+    shared_alone: float = 0.3
+    category_alone: float = 0.2
     picture_weight: float = 0.5
     shared_weight: float = 0.2
     category_weight: float = 0.2
@@ -139,11 +141,11 @@ class Fit:
         if self.towers is not None:
             for part, tower in zip((head.words, head.picture), self.towers, strict=True):
                 copy_tower(part, tower, in_shared)
-        shared = settings.shared_weight if self.towers is not None else 0.0
-        category = settings.category_weight if self.categories is not None else 0.0
-        own = 1 - shared - category
-        shares = [own * (1 - settings.picture_weight), own * settings.picture_weight, shared, category]
-        head.weights.copy_(torch.tensor(shares).sqrt())
+        shared, category = float(self.towers is not None), float(self.categories is not None)
+        head.set_shares(
+            alone=(settings.shared_alone * shared, settings.category_alone * category),
+            both=(settings.picture_weight, settings.shared_weight * shared, settings.category_weight * category),
+        )
         return head
 
     @torch.no_grad()

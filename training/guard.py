@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
 
 from item.evaluation.bootstrap import Interval, paired_interval
 from item.evaluation.classification import neighbour_leaves
@@ -30,11 +33,15 @@ Values = npt.NDArray[np.float64]
 QUERY_VIEWS = 2  # of each held-out listing
 IMPORTANCE = {"by words": 0.2, "by picture": 0.2, "by both": 0.4, "across": 0.2}
 CHOICES: Mapping[str, Sequence[float | None]] = {
-    "picture": (1.0, 3.0, 10.0, None),
-    "words": (1.0, 3.0, 10.0, None),
-    "shared_weight": (0.1, 0.2, 0.3, 0.4),
-    "category_weight": (0.0, 0.1, 0.2),
+    "picture": (0.1, 0.3, 1.0, 3.0, None),
+    "words": (0.1, 0.3, 1.0, 3.0, None),
+    "shared_alone": (0.15, 0.3, 0.45),
+    "category_alone": (0.0, 0.1, 0.2, 0.3),
+    "picture_weight": (0.3, 0.4, 0.5),
+    "shared_weight": (0.1, 0.2, 0.3),
+    "category_weight": (0.0, 0.1, 0.2, 0.3),
 }  # views are kinder than the offers of others: by views alone words and categories would weigh too much
+SAME_WORDS = 1e-4  # of a cosine: the same words, encoded in another batch
 ROUNDS = 2  # through the choices, at most
 
 
@@ -72,6 +79,18 @@ class HeldOut:
                 values[f"{task} across"] = self.spread(found.reciprocal_rank, asked)
         return values
 
+    @cached_property
+    def words_answer(self) -> npt.NDArray[np.bool_]:
+        """(M,): whether another listing of the product has the very same words, so that finding it shows nothing."""
+        words = F.normalize(self.pooled.words[:, 0].flatten(1), dim=1)
+        number = torch.from_numpy(np.unique(self.products, return_inverse=True)[1])
+        answer = np.zeros(len(words), dtype=np.bool_)
+        for row in np.flatnonzero(self.pooled.has_words):
+            others = torch.nonzero(number == number[row]).flatten()
+            alike = words[others] @ words[row] > 1 - SAME_WORDS
+            answer[row] = int(alike.sum()) > 1
+        return answer
+
     def spread(self, found: Values, asked: Sequence[int]) -> Values:
         """One value for each held-out listing, nan where it is none of those asked."""
         values = np.full(len(self.pooled) - self.num_known, np.nan)
@@ -98,6 +117,8 @@ class HeldOut:
             base_products=self.products,
             own_rows=asked,
         ).reciprocal_rank
+        if modality != "picture":
+            grouped = np.where(self.words_answer[asked], np.nan, grouped)
         if not np.isnan(grouped).all():
             values["same product"] = grouped
         return values

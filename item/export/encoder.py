@@ -265,7 +265,10 @@ def vector_graph(model: ITEm, metadata: dict[str, str]) -> onnx.ModelProto:
     t = float(head.title_weight)
     shares = g.constant("field_shares", np.sqrt(np.array([[t], [1 - t]], dtype=np.float32)))
     fields = g("Reshape", g("Mul", unit(g, means), shares), g.ints(-1, 2 * D))
-    a_words, a_picture, a_shared, a_category = array(head.weights)
+    alone, both = (g.constant(f"weights_{row}", array(head.weights)[[row]]) for row in range(2))
+    has_both = g("Greater", g("Mul", has_words, has_picture), g.constant("half", np.float32(0.5)))
+    weights = g("Where", has_both, both, alone)
+    a_words, a_picture, a_shared, a_category = g("Split", weights, g.ints(1, 1, 1, 1), outputs=4, axis=1)
     x_words, x_picture = centred(g, "words", head.words, fields), centred(g, "picture", head.picture, pooled)
     parts = [
         (part_graph(g, "words", head.words, x_words), has_words, a_words),
@@ -273,10 +276,10 @@ def vector_graph(model: ITEm, metadata: dict[str, str]) -> onnx.ModelProto:
     ]
     e = matrix_product(g, state, "global_projection", array(head.global_projection))
     for (own, _, _), there, weight in parts:
-        e = g("Add", e, g("Mul", own, scaled(g, there, weight)))
+        e = g("Add", e, g("Mul", own, g("Mul", there, weight)))
     (_, of_words, words_say), (_, of_picture, picture_says) = (one for one, _, _ in parts)
     meeting = g("Add", g("Mul", of_words, has_words), g("Mul", of_picture, has_picture))
-    e = g("Add", e, scaled(g, unit(g, meeting), a_shared))
+    e = g("Add", e, g("Mul", unit(g, meeting), a_shared))
     if head.category_levels:
         z = g("Add", g("Mul", words_say, has_words), g("Mul", picture_says, has_picture))
         z = g("Add", z, g.constant("category_bias", array(head.category_bias)))
@@ -284,7 +287,7 @@ def vector_graph(model: ITEm, metadata: dict[str, str]) -> onnx.ModelProto:
         levels = [levels] if isinstance(levels, str) else levels
         roots = g("Concat", *(g("Sqrt", g("Softmax", level, axis=-1)) for level in levels), axis=1)
         category = unit(g, matrix_product(g, roots, "category_projection", array(head.category_projection)))
-        says = scaled(g, g("Max", has_words, has_picture), a_category)
+        says = g("Mul", g("Max", has_words, has_picture), a_category)
         e = g("Add", e, g("Mul", category, says))
     properties = {"reads_state": "true" if reads_state(model) else "false", **metadata}
     g.output(unit(g, e), "vectors", ["B", model.config.vector_width])
@@ -310,11 +313,6 @@ def part_graph(g: GraphBuilder, name: str, part: Part, x: str) -> tuple[str, str
 def matrix_product(g: GraphBuilder, x: str, name: str, weight: Array) -> str:
     """(N, in) -> (N, out), weight: (out, in)."""
     return str(g("MatMul", x, g.constant(f"{name}.weight", weight.T)))
-
-
-def scaled(g: GraphBuilder, x: str, factor: float) -> str:
-    """x times a number."""
-    return str(g("Mul", x, g.constant(f"factor_{float(factor)!r}", np.float32(factor))))
 
 
 def unit(g: GraphBuilder, x: str) -> str:

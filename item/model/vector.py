@@ -4,13 +4,15 @@
     own(x) = unit(P unit(x - mu))              tower(x) = unit(W_2 gelu(W_1 unit(x - mu) + b_1) + b_2)
     z = C_w unit(x_w - mu) + C_p unit(x_p - mu) + b             category(z) = unit(R [sqrt(softmax(z_level))]_levels)
     e = P_g g + a_w own(x_w) + a_p own(x_p) + a_s unit(tower(x_w) + tower(x_p)) + a_c category(z)
+    a = a_both of a listing with words and a picture, a_alone of one with either of them
 
 Four orthogonal subspaces: what the words say by themselves, what the picture shows by itself, what both have in common,
 and the categories that they speak for. Words and pictures meet only in the last two, so that their cosine across
-modalities is the towers' and the categories' own, while listings that have both are compared in all four. Roots of
-probabilities are unit vectors, and their inner product is the Bhattacharyya coefficient: how alike two listings'
-categories are, doubts included. The dimensions are dealt in turn, the strongest of each first, so that every prefix is
-such a vector too (Matryoshka). Alignment turns e at the end, so that the first dimensions carry the most of all four.
+modalities is the towers' and the categories' own, while listings that have both are compared in all four; the shares
+of the subspaces are therefore others where one modality speaks alone. Roots of probabilities are unit vectors, and
+their inner product is the Bhattacharyya coefficient: how alike two listings' categories are, doubts included. The
+dimensions are dealt in turn, the strongest of each first, so that every prefix is such a vector too (Matryoshka).
+Alignment turns e at the end, so that the first dimensions carry the most of all four.
 
 Masked objectives say nothing about distances, so the head is fitted after them. `fit` makes the starting point,
 without labels: with starting weights it is late fusion of them (P keeps inner products), from scratch whitened late
@@ -80,27 +82,30 @@ class VectorHead(nn.Module):
         self.picture = Part(pooled_width, V, C)
         self.category_bias = nn.Parameter(torch.zeros(C))
         self.category_projection = nn.Parameter(torch.zeros(V, C))
-        self.weights = nn.Parameter(torch.tensor([0.5**0.5, 0.5**0.5, 0.0, 0.0]))  # a_w, a_p, a_s, a_c
+        both = [0.5**0.5, 0.5**0.5, 0.0, 0.0]
+        self.weights = nn.Parameter(torch.tensor([[1.0, 1.0, 0.0, 0.0], both]))  # a_w, a_p, a_s, a_c: alone, both
         self.register_buffer("title_weight", torch.zeros(()))
 
     def forward(self, g: Tensor, words: PooledWords, picture_rows: Tensor, pooled: Tensor | None) -> Tensor:
         """g: (B, D); pooled: (P, F) of `picture_rows` -> (B, V) float32."""
         e = F.linear(g, self.global_projection).float()
+        no_rows = torch.zeros_like(e[:, :1])
+        has_words, has_picture = no_rows.index_fill(0, words.rows, 1), no_rows.index_fill(0, picture_rows, 1)
+        a = torch.where((has_words * has_picture).bool(), self.weights[1], self.weights[0])
         own, shared, logits = self.words(join_fields(words.means.float(), self.title_weight))
-        e = e.index_add(0, words.rows, self.weights[0] * own)
+        e = e.index_add(0, words.rows, a[words.rows, :1] * own)
         meeting = torch.zeros_like(e).index_add(0, words.rows, shared)
         z = self.category_bias.expand(len(e), -1).index_add(0, words.rows, logits)
         if pooled is not None:
             own, shared, logits = self.picture(pooled.float())
-            e = e.index_add(0, picture_rows, self.weights[1] * own)
+            e = e.index_add(0, picture_rows, a[picture_rows, 1:2] * own)
             meeting = meeting.index_add(0, picture_rows, shared)
             z = z.index_add(0, picture_rows, logits)
-        e = e + self.weights[2] * F.normalize(meeting, dim=-1)
+        e = e + a[:, 2:3] * F.normalize(meeting, dim=-1)
         if not self.category_levels:
             return e
-        says = torch.zeros_like(e[:, :1]).index_fill(0, words.rows, 1).index_fill(0, picture_rows, 1)
         category = F.linear(root_shares(z, self.category_levels), self.category_projection)
-        return e + self.weights[3] * says * F.normalize(category, dim=-1)
+        return e + a[:, 3:] * torch.maximum(has_words, has_picture) * F.normalize(category, dim=-1)
 
     @property
     def features_width(self) -> int:
@@ -138,7 +143,20 @@ class VectorHead(nn.Module):
         in_words = components(F.normalize(words - self.words.mean, dim=-1), whiten)
         in_picture = components(F.normalize(pooled.float() - self.picture.mean, dim=-1), whiten)
         self.set_projections(in_words, in_picture)
-        self.weights.copy_(torch.tensor([(1 - picture_weight) ** 0.5, picture_weight**0.5, 0.0, 0.0]))
+        self.set_shares(alone=(0.0, 0.0), both=(picture_weight, 0.0, 0.0))
+
+    @torch.no_grad()
+    def set_shares(self, alone: tuple[float, float], both: tuple[float, float, float]) -> None:
+        """Weighs the subspaces by shares of a cosine.
+
+        Args:
+            alone: of the towers and of the categories, where two listings have one modality, the same.
+            both: the picture's share of the own subspaces, then those of the towers and of the categories.
+        """
+        picture, *others = both
+        own, alone_own = 1 - sum(others), 1 - sum(alone)
+        shares = [[alone_own, alone_own, *alone], [own * (1 - picture), own * picture, *others]]
+        self.weights.copy_(torch.tensor(shares).clamp(min=0).sqrt())
 
     @torch.no_grad()
     def set_projections(

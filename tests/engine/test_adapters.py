@@ -64,7 +64,7 @@ def make_folder(folder: Path, catalog: Path, *, fitted: bool) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        model.vector.weights.copy_(torch.tensor([0.6, 0.5, 0.4, 0.0]))
+        model.vector.weights.copy_(torch.tensor([[0.5, 0.7, 0.3, 0.0], [0.6, 0.5, 0.4, 0.0]]))
         if fitted:
             model.vector.global_projection.zero_()
             model.gates.fill_(GATE_SHUT)
@@ -177,11 +177,13 @@ def test_features_are_what_the_head_reads(
 def vectors_of_features(model: ITEm, words: Tensor, picture: Tensor) -> Array:
     """The vectors where the head reads no state and has no categories."""
     head, e, meeting = model.vector, torch.zeros(()), torch.zeros(())
-    for part, x, weight in ((head.words, words, head.weights[0]), (head.picture, picture, head.weights[1])):
+    has_both = words.any(dim=1) & picture.any(dim=1)
+    weights = head.weights[has_both.long()]
+    for part, x, weight in ((head.words, words, weights[:, :1]), (head.picture, picture, weights[:, 1:2])):
         there = x.any(dim=1, keepdim=True)
         e = e + weight * there * F.normalize(x @ part.projection.T, dim=-1)
         meeting = meeting + there * F.normalize(part.tower(x), dim=-1)
-    return np.asarray(F.normalize(e + head.weights[2] * F.normalize(meeting, dim=-1), dim=-1).numpy())
+    return np.asarray(F.normalize(e + weights[:, 2:3] * F.normalize(meeting, dim=-1), dim=-1).numpy())
 
 
 @EACH_VARIANT

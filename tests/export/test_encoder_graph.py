@@ -47,7 +47,7 @@ def random_model(config: ItemConfig) -> ITEm:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         model.gates.copy_(torch.linspace(-2, 1, config.num_layers))
-        model.vector.weights.copy_(torch.tensor([0.6, 0.5, 0.4, 0.7]))
+        model.vector.weights.copy_(torch.tensor([[0.5, 0.7, 0.3, 0.6], [0.6, 0.5, 0.4, 0.7]]))
         model.vector.title_weight.fill_(0.3)
         for part in (model.vector.words, model.vector.picture):
             part.mean.add_(0.05 * torch.randn_like(part.mean))

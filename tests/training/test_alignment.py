@@ -210,9 +210,15 @@ def test_what_was_not_learned_has_no_share() -> None:
     """Without towers or without categories the others have the whole cosine, and settings of theirs change nothing."""
     pooled = make_pooled()
     untrained, uncategorised = Fit(make_start(pooled), pooled, alone(120)), make_fit(pooled, alone(120))
-    for fit, shares in ((untrained, [0.5, 0.5, 0, 0]), (uncategorised, [0.35, 0.35, 0.3, 0])):
-        head = fit.head(HeadSettings(picture_weight=0.5, shared_weight=0.3, category_weight=0.4))
-        np.testing.assert_allclose(head.weights.detach().square().numpy(), shares, atol=1e-6)
+    settings = HeadSettings(
+        shared_alone=0.2, category_alone=0.1, picture_weight=0.5, shared_weight=0.3, category_weight=0.4
+    )
+    for fit, alone_shares, both_shares in (
+        (untrained, [1.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]),
+        (uncategorised, [0.8, 0.8, 0.2, 0.0], [0.35, 0.35, 0.3, 0.0]),
+    ):
+        head = fit.head(settings)
+        np.testing.assert_allclose(head.weights.detach().square().numpy(), [alone_shares, both_shares], atol=1e-6)
         assert head.category_levels == ()
         np.testing.assert_allclose(np.linalg.norm(embed(head, pooled, "both", 0), axis=1), 1, atol=1e-5)
 
@@ -258,7 +264,7 @@ def test_the_heads_categories_are_the_softened_regressions() -> None:
     squares = projected.T @ projected / (roots**2).sum()
     np.testing.assert_allclose(squares, np.diag(np.sort(squares.diagonal())[::-1]), atol=1e-6)
     with torch.no_grad():
-        head.weights.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]))
+        head.weights.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(2, 4))
     e = embed(head, pooled, "both", 0)  # two levels, so that an inner product of roots is twice a cosine
     np.testing.assert_allclose(e @ e.T, roots[-120:] @ roots[-120:].T / 2, atol=1e-4)
 
@@ -440,7 +446,7 @@ def test_a_catalogue_of_one_modality(lacking: str) -> None:
         assert fit.towers is None  # nothing to meet
         assert fit.num_steps == 0
         head = fit.turn(fit.head(HeadSettings()))
-        assert (head.weights[3] > 0) == bool(labels.levels)
+        assert (head.weights[:, 3] > 0).tolist() == [bool(labels.levels)] * 2
         assert (np.linalg.norm(embed(head, pooled, "both", 0), axis=1) > 0.99).all()
 
 
@@ -536,8 +542,8 @@ def test_categories_bring_words_and_pictures_of_a_kind_together() -> None:
     known, asked = pooled[np.arange(120)], pooled[np.arange(120, num)]
     labels = replace(alone(120), categories=kind[:120, None], levels=(4,), leaves=kind[:120])
     fit, found = make_fit(known, labels), []
-    for category_weight in (0.0, 0.4):
-        head = fit.head(HeadSettings(category_weight=category_weight))
+    for category_alone in (0.0, 0.4):
+        head = fit.head(HeadSettings(category_alone=category_alone))
         similar = embed(head, asked, "words", 0) @ embed(head, asked, "picture", 0).T
         found.append((kind[120:][similar.argmax(1)] == kind[120:]).mean())
     assert found[1] > max(found[0], 0.8), found

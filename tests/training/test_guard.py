@@ -179,6 +179,21 @@ def test_where_some_have_labels_the_others_are_not_counted() -> None:
     assert not any("leaf" in name for name in make_exam(pooled, categories=only_asked).sit(head))
 
 
+def test_words_that_are_those_of_the_product_show_nothing() -> None:
+    """Two photos under one text: by the picture alone they are asked about, by words and by both they are not; what
+    another product says in the same words, or a product in others, changes nothing."""
+    pooled = make_pooled()
+    words = pooled.words.clone()
+    words[57] = words[56] * (1 + 1e-5)  # of one product
+    words[59] = words[10]  # of another product
+    products = [f"p{row // 2}" for row in range(NUM)]
+    found = make_exam(replace(pooled, words=words), products=products).sit(make_start(pooled))
+    assert asked(found["same product by picture"]) == [*range(20)]
+    for modality in ("words", "both"):
+        assert asked(found[f"same product by {modality}"]) == [*range(16), 18, 19]
+        assert asked(found[f"same listing by {modality}"]) == [*range(20)]
+
+
 def test_no_held_out_listing_gives_no_values() -> None:
     pooled = make_pooled()
     assert make_exam(pooled, num_known=NUM).sit(make_start(pooled)) == {}
@@ -391,7 +406,7 @@ def test_settings_that_depend_on_each_other_are_chosen_in_rounds(
     rounds: int, expected: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`picture` is chosen first, where 1 is best; once `words` is 10, 3 is. What changed nothing ends the choice."""
-    worth = {(1.0, 3.0): 0.2, (1.0, 10.0): 0.3, (3.0, 3.0): 0.1, (3.0, 10.0): 0.4}
+    worth = {(1.0, 1.0): 0.2, (1.0, 10.0): 0.3, (3.0, 1.0): 0.1, (3.0, 10.0): 0.4}
     sat = list[HeadSettings]()
 
     class Answers:
@@ -408,7 +423,7 @@ def test_settings_that_depend_on_each_other_are_chosen_in_rounds(
             return settings
 
     monkeypatch.setattr(module, "ROUNDS", rounds)
-    monkeypatch.setattr(module, "CHOICES", {"picture": (1.0, 3.0), "words": (3.0, 10.0)})
+    monkeypatch.setattr(module, "CHOICES", {"picture": (1.0, 3.0), "words": (1.0, 10.0)})
     chosen, values = choose_settings([Same()], [Answers()])  # type: ignore[list-item]
     assert (chosen.picture, chosen.words) == expected
     assert values["t by both"].tolist() == [worth[expected]]
