@@ -37,7 +37,7 @@ CHOICES: Mapping[str, Sequence[float | None]] = {
     "words": (0.1, 0.3, 1.0, 3.0, None),
     "shared_alone": (0.15, 0.3, 0.45),
     "category_alone": (0.0, 0.1, 0.2, 0.3),
-    "picture_weight": (0.3, 0.4, 0.5),
+    "picture_weight": (0.4, 0.5),
     "shared_weight": (0.1, 0.2, 0.3),
     "category_weight": (0.0, 0.1, 0.2, 0.3),
 }  # views are kinder than the offers of others: by views alone words and categories would weigh too much
