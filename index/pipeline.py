@@ -263,6 +263,7 @@ def ray_session(job: Job) -> Iterator[None]:
     starts = not ray.is_initialized()
     if starts:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine starts it slowly
         os.environ.setdefault("RAY_worker_niceness", "0")  # not Ray's 15: who wants a lower priority starts with `nice`
         num_waiting = job.num_workers + job.num_encoders + SHARDS_WAITING
         here = {

@@ -127,6 +127,7 @@ def start_ray(num_workers: int) -> None:
     one, so that none waits for another on a small machine. How many threads really run is set by the workers.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine starts it slowly
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_worker_niceness", "0")  # not Ray's 15: training is what the machine is for
     own: dict[str, Any] = {"num_cpus": 3 * num_workers + 1, "include_dashboard": False}

@@ -52,7 +52,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def running_ray() -> Iterator[None]:
-    """One Ray for the whole module: starting it takes seconds."""
+    """One Ray for the whole module: starting it takes seconds, on a busy machine many."""
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
     ray.init(num_cpus=5, object_store_memory=128 * 2**20, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
