@@ -5,7 +5,8 @@
     MILVUS_TOKEN=user:password python -m index.build --model M --catalog C --index DIR --milvus http://milvus:19530
 
 C is a catalogue file (Parquet, JSON lines, CSV), a folder with one or many, or a pattern such as 'shop/part-*.parquet'.
-Rows that cannot be used are left out and listed in DIR/default/refused.jsonl. Pictures may be URLs where their hosts
+Rows that cannot be used are left out and listed in DIR/default/refused.jsonl; listings that come twice under one title
+in DIR/default/twins.jsonl. Pictures may be URLs where their hosts
 are allowed: --allow-host shop.example, or --allow-host '*.shop.example' for all hosts below it. A job that was
 interrupted goes on where it was when it is started again with the same arguments. The collection appears in DIR/default
 when it is whole, in place of the one that was there and of all that was written to that one, which is kept as the
@@ -55,6 +56,7 @@ from index.shards import (
 )
 from index.store import Store, read_about
 from index.truth import About
+from index.twins import find_twins, write_twins
 from item.catalog.listing import Listing
 from item.catalog.reader import Refused, find_files, iterate_rows, raw_rows, write_refused
 from item.engine import Engine, load_engine
@@ -66,7 +68,7 @@ from item.progress import Progress
 if TYPE_CHECKING:
     from index.milvus import MilvusStore
 
-REFUSED_FILE = "refused.jsonl"
+REFUSED_FILE, TWINS_FILE = "refused.jsonl", "twins.jsonl"
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -158,7 +160,8 @@ class BuildConfig:
 class Summary:
     """What a job did.
 
-    num_rows: of the catalogue, num_refused of them left out, num_products of them in the collection. num_embedded:
+    num_rows: of the catalogue, num_refused of them left out, num_products of them in the collection. num_twins: groups
+    of listings that are there more than once (index.twins). num_embedded:
     listings embedded in this run, in embed_s seconds with the start of its processes. steady_rate: listings a second
     between the first finished shard and the last; NaN where fewer than two were embedded.
     """
@@ -167,6 +170,7 @@ class Summary:
     num_products: int
     num_rows: int
     num_refused: int
+    num_twins: int
     num_embedded: int
     embed_s: float
     steady_rate: float
@@ -179,11 +183,12 @@ class Summary:
             rows += f", {elsewhere:,} of other splits than {', '.join(about.splits)}"
         if self.num_refused:
             rows += f", {self.num_refused:,} refused: see {REFUSED_FILE}"
+        twins = f", {self.num_twins:,} groups of twins: see {TWINS_FILE}" if self.num_twins else ""
         done = f"{self.num_embedded:,} listings in {self.embed_s:.1f} s"
         if not math.isnan(self.steady_rate):
             done += f", {self.steady_rate:,.1f} listings/s once it ran"
         return (
-            f"index     {rows}\n"
+            f"index     {rows}{twins}\n"
             f"vectors   width {about.vector_width}, space {about.space[:12]}, {about.engine}\n"
             f"embedded  {done}"
         )
@@ -234,13 +239,14 @@ def build(config: BuildConfig) -> Summary | None:
         embed_s = time.monotonic() - start
         if states(find_files(config.catalog)) != before:
             raise CatalogError(f"{config.catalog}: changed while it was read; start again with --restart")
-        about, num_products = publish(config, plan, folder, marks, engine.vector_width)
+        about, num_products, num_twins = publish(config, plan, folder, marks, engine.vector_width)
         remove_partial_work(folder)
     return Summary(
         about=about,
         num_products=num_products,
         num_rows=max(mark.shard.end_row for mark in marks.values()),
         num_refused=sum(mark.num_refused for mark in marks.values()),
+        num_twins=num_twins,
         num_embedded=num_products - num_before,
         embed_s=embed_s,
         steady_rate=steady_rate,
@@ -303,8 +309,11 @@ def embed(job: Job, marks: dict[int, Mark]) -> float:
 
 def publish(
     config: BuildConfig, plan: Plan, folder: Path, marks: dict[int, Mark], vector_width: int
-) -> tuple[About, int]:
-    """Makes a generation of the shards. Returns what it is, and its products. Raises CatalogError for none."""
+) -> tuple[About, int, int]:
+    """Makes a generation of the shards. Returns what it is, its products, and groups of twins.
+
+    Raises CatalogError where there are no products.
+    """
     write_refused(read_refused(folder, marks), config.folder / REFUSED_FILE)
     if num_embedded(marks) == 0:
         reason = why_empty(read_refused(folder, marks), plan.splits)
@@ -320,7 +329,8 @@ def publish(
         splits=plan.splits,
         hosts=plan.hosts,
     )
-    return about, config.create(about, read_blocks(folder, marks))
+    num_twins = write_twins(find_twins(folder, marks), config.folder / TWINS_FILE)
+    return about, config.create(about, read_blocks(folder, marks)), num_twins
 
 
 def why_empty(refused: Iterable[Refused], splits: Sequence[str]) -> str:

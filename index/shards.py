@@ -125,10 +125,19 @@ def read_blocks(folder: Path, marks: Mapping[int, Mark]) -> Iterator[tuple[list[
     """The shards' n products and (n, D) vectors in the catalogue's order."""
     for number, mark in sorted(marks.items()):
         if mark.count:
-            with pa.memory_map(str(shard_path(folder, number))) as file:
-                table = pa.ipc.open_file(file).read_all()
-            vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(mark.count, -1)
-            yield products_of(table.drop_columns("vector")), np.ascontiguousarray(vectors)
+            table = read_shard(folder, number)
+            yield products_of(table.drop_columns("vector")), np.ascontiguousarray(vectors_of(table))
+
+
+def read_shard(folder: Path, number: int) -> pa.Table:
+    """A shard's products and their vectors (n, D), in a file that is mapped into memory."""
+    with pa.memory_map(str(shard_path(folder, number))) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def vectors_of(shard: pa.Table) -> Vectors:
+    """(n, D) of a shard."""
+    return np.asarray(shard["vector"].combine_chunks().flatten().to_numpy().reshape(shard.num_rows, -1))
 
 
 @contextmanager
