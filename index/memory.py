@@ -13,12 +13,12 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from index.changes import Changes, Keys
 from index.columns import Columns
 from index.exact import Mask, Rows, Vectors, score
 from index.filters import Filter
 from index.product import Product
 from index.segment import Segment
-from index.truth import Changes, Keys
 from index.words import FreshWords
 
 FIRST_CAPACITY = 1024

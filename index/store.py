@@ -30,6 +30,8 @@ from types import TracebackType
 import numpy as np
 import pyarrow as pa
 
+from index.about import About
+from index.changes import Changes, Followed, Keys
 from index.choosing import Choice
 from index.exact import Mask, Vectors, is_unit, unit
 from index.files import BESIDE, flush, rename_durably
@@ -45,7 +47,7 @@ from index.ranking import NO_GROUPS, Query, Ranked, Ranking
 from index.recall import RecallEstimate, RecallSample
 from index.search import Found, Group, search
 from index.segment import Segment, write_segment
-from index.truth import About, Changes, Followed, Keys, Truth, read_level
+from index.truth import Truth, read_level
 from index.vector_store import per_query
 from item.errors import ConfigError, ReadOnlyError, StoreError
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from index.about import About
+from index.exact import Vectors
 from index.filters import Filter
 from index.product import Product
 from index.search import Found
-from index.truth import About, Vectors
 from item.errors import ConfigError
 
 

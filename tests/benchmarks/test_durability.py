@@ -30,8 +30,8 @@ from benchmarks.durability import (
 from benchmarks.durability_finds import Content, Faults, Observed, judge, observe, repairs
 from benchmarks.durability_writes import ABOUT, KINDS, Operation, Script, State, drawn_operation
 from benchmarks.report import CHECKOUT
+from index.acknowledged import ACKNOWLEDGED
 from index.store import Store
-from index.truth import ACKNOWLEDGED
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not there: install its package")
 

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 import index.segment
+from index.about import About
+from index.exact import Vectors
 from index.filters import Range
 from index.lease import LEASE
 from index.product import Product
 from index.store import Store, Upkeep, read_about
-from index.truth import About, Vectors
 from item.catalog.listing import Listing, Picture
 from item.errors import ConfigError, LeaseError, ReadOnlyError, StoreError
 from tests.index.conftest import (
