@@ -43,6 +43,7 @@ from random import Random
 from typing import Any
 
 import index.choosing
+import index.segment_files
 import index.store
 from benchmarks.crash_images import VARIANTS, Image, record, replay
 from benchmarks.durability_finds import Content, Faults, History, Observed, judge, observe, repairs
@@ -59,8 +60,9 @@ from benchmarks.report import CHECKOUT, Result, write_report
 from index.files import BESIDE
 from index.generations import CURRENT, PREFIX, read_generations
 from index.manifest import read_manifest
-from index.store import Store, Upkeep
+from index.store import Store
 from index.truth import Truth
+from index.upkeep import Upkeep
 from item.errors import StoreError
 from item.progress import Progress
 
@@ -102,8 +104,8 @@ PHASES: dict[str, tuple[Any, str]] = {
     "open": (Store, "_open_generation"),
     "write": (Truth, "write"),
     "merge": (Store, "_merge"),
-    "segment": (index.store, "write_segment"),
-    "manifest": (index.store, "write_manifest"),
+    "segment": (index.segment_files, "write_segment"),
+    "manifest": (index.segment_files, "write_manifest"),
     "prune": (Truth, "prune"),
     "clear": (index.store, "remove_unnamed"),
     "load": (Truth, "load"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-import index.store
+import index.segment_files
 from benchmarks.durability_writes import NUMBERS, WIDTH, Operation, State, Versions, operation_of, product_of, vector_of
 from index.exact import Vectors
 from index.filters import Equal
@@ -229,14 +229,14 @@ class History:
 
 @contextmanager
 def repairs() -> Iterator[list[str]]:
-    """The warnings of the store, kept instead of printed: segments that had to be made again."""
+    """The warnings of a store that is opened, kept instead of printed: segments that had to be made again."""
     messages: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, entry: logging.LogRecord) -> None:
             messages.append(entry.getMessage())
 
-    handler, watched = Keep(), index.store.logger
+    handler, watched = Keep(), index.segment_files.logger
     watched.addHandler(handler)
     propagated, watched.propagate = watched.propagate, False
     try:

@@ -44,7 +44,8 @@ from index.housekeeping.finding import Kind
 from index.housekeeping.inventory import Inventory, take_inventory
 from index.housekeeping.pictures import find_bad_pictures
 from index.product import Product
-from index.store import Store, Upkeep
+from index.store import Store
+from index.upkeep import Upkeep
 from item.catalog.listing import Listing, Picture
 from item.catalog.reader import read_catalog
 from item.engine import Engine, load_engine

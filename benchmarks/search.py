@@ -36,7 +36,8 @@ from benchmarks.report import CHECKOUT, Result, write_report
 from index.about import About
 from index.exact import nearest
 from index.product import Product
-from index.store import Store, Upkeep
+from index.store import Store
+from index.upkeep import Upkeep
 
 Rows = npt.NDArray[np.int64]
 

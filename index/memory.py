@@ -188,6 +188,11 @@ class Memory:
             passed &= self._alive.values
         return passed
 
+    def masks(self, filters: Sequence[Filter | None]) -> list[Mask | None]:
+        """Of each filter its mask, made once for equal ones; None for none."""
+        by_filter = {one: self.mask(one) for one in dict.fromkeys(filters) if one is not None}
+        return [None if one is None else by_filter[one] for one in filters]
+
     def _update(self, row: int, product: Product) -> None:
         """Gives a row other attributes; its words are searched anew only where a text of them changed."""
         before = self.columns.texts(row)

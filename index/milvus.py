@@ -37,8 +37,7 @@ from index.milvus_terms import DIGEST_CHARACTERS, digest, expression, numbers_of
 from index.planner import Plan
 from index.product import Product
 from index.search import Found
-from index.store import checked
-from index.vector_store import per_query
+from index.vector_store import checked, per_query
 from item.errors import ConfigError, ListingError, ReadOnlyError, StoreError, UnavailableError
 
 logger = logging.getLogger(__name__)

@@ -20,13 +20,15 @@ import numpy as np
 
 from index.about import About
 from index.changes import Followed, Keys, Level
+from index.creation import flush_folders
 from index.exact import Vectors, is_unit
 from index.generations import announce, new_generation, read_generations
 from index.manifest import MANIFEST, read_manifest
 from index.overlap import Overlap, measure_overlap
 from index.pictures import Pictures
 from index.product import Product
-from index.store import Store, flush_folders, write_segments
+from index.segment_files import write_segments
+from index.store import Store
 from index.truth import Truth, read_level
 from index.truth_rows import AT_ONCE
 from item.catalog.listing import Listing

@@ -19,7 +19,8 @@ from index.about import About
 from index.exact import Vectors
 from index.product import Product
 from index.search import Hit
-from index.store import Store, Upkeep
+from index.store import Store
+from index.upkeep import Upkeep
 from item.catalog.listing import AttributeValue
 
 SPACE = "5" * 64

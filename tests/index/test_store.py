@@ -22,7 +22,8 @@ from index.exact import Vectors
 from index.filters import Range
 from index.lease import LEASE
 from index.product import Product
-from index.store import Store, Upkeep, read_about
+from index.store import Store, read_about
+from index.upkeep import Upkeep
 from item.catalog.listing import Listing, Picture
 from item.errors import ConfigError, LeaseError, ReadOnlyError, StoreError
 from tests.index.conftest import (
@@ -260,7 +261,7 @@ def test_a_thread_that_failed_tries_again(
         return written(*arguments)  # type: ignore[arg-type]
 
     written = index.segment.write_segment
-    monkeypatch.setattr("index.store.write_segment", fail_once)
+    monkeypatch.setattr("index.segment_files.write_segment", fail_once)
     with Store.create(tmp_path, about(), upkeep=Upkeep(flush_rows=10)) as store:
         store.upsert([product(f"p{row}") for row in range(10)], random_vectors(10))
         _wait_for(lambda: "segments could not be written" in caplog.text)
@@ -276,7 +277,8 @@ WRITE_ON = """
 import sys
 from pathlib import Path
 import numpy as np
-from index.store import Store, Upkeep
+from index.store import Store
+from index.upkeep import Upkeep
 from tests.index.conftest import product, random_vectors
 store = Store.open(Path(sys.argv[1]), writable=True, upkeep=Upkeep(flush_rows=20))
 for row in range(100_000):
@@ -322,7 +324,8 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from index.lease import LEASE
-from index.store import Store, Upkeep
+from index.store import Store
+from index.upkeep import Upkeep
 from item.errors import StoreError
 from tests.index.conftest import product, random_vectors
 
@@ -671,7 +674,7 @@ def test_a_generation_that_counts_survives_what_goes_wrong_after_it_does(
             raise KeyboardInterrupt
 
     monkeypatch.setattr("index.files.flush", fail_once_it_counts)
-    monkeypatch.setattr("index.store.flush", fail_once_it_counts)
+    monkeypatch.setattr("index.creation.flush", fail_once_it_counts)
     with pytest.raises(KeyboardInterrupt):
         Store.create(folder, about(8), [([product("new")], random_vectors(1))], upkeep=BY_HAND)
     monkeypatch.undo()
