@@ -1,11 +1,12 @@
-"""What a collection holds afterwards, against what benchmarks.durability had acknowledged."""
+"""What a collection holds afterwards, against what benchmarks.durability had acknowledged, and how that is reported."""
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +14,20 @@ from typing import Any
 
 import numpy as np
 
-import index.store
+import index.segment_files
 from benchmarks.durability_writes import NUMBERS, WIDTH, Operation, State, Versions, operation_of, product_of, vector_of
+from benchmarks.report import Result
 from index.exact import Vectors
 from index.filters import Equal
 from index.generations import read_generations
 from index.product import Product
 from index.store import Store
 from index.truth import Truth
+from index.upkeep import Upkeep
 from item.errors import StoreError
 
+QUIET = Upkeep(background=False)  # of a collection that is opened to be looked at
+SHOWN = 20  # faults that are printed
 FILTERED = 10  # products that are sought by a filter, the last that were written
 
 
@@ -229,14 +234,14 @@ class History:
 
 @contextmanager
 def repairs() -> Iterator[list[str]]:
-    """The warnings of the store, kept instead of printed: segments that had to be made again."""
+    """The warnings of a store that is opened, kept instead of printed: segments that had to be made again."""
     messages: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, entry: logging.LogRecord) -> None:
             messages.append(entry.getMessage())
 
-    handler, watched = Keep(), index.store.logger
+    handler, watched = Keep(), index.segment_files.logger
     watched.addHandler(handler)
     propagated, watched.propagate = watched.propagate, False
     try:
@@ -244,3 +249,19 @@ def repairs() -> Iterator[list[str]]:
     finally:
         watched.removeHandler(handler)
         watched.propagate = propagated
+
+
+def promised(metric: str, value: int, where: str) -> Result:
+    """A number that has to be 0."""
+    return Result(metric=metric, value=value, unit="count", against="0", where=where)
+
+
+def counted(metric: str, value: int, where: str) -> Result:
+    """A number of things that happened."""
+    return Result(metric=metric, value=value, unit="count", where=where)
+
+
+def show(name: str, faults: Sequence[str]) -> None:
+    """The different ones, with how often they came, on the standard error."""
+    for text, times in Counter(faults).most_common(SHOWN):
+        print(f"{name}: {times} times: {text}", file=sys.stderr)

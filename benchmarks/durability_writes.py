@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from index.about import About
 from index.exact import Vectors
 from index.product import Product
 from index.store import Store
-from index.truth import About
 
 WIDTH = 16
 NUMBERS = 240  # products that there may be

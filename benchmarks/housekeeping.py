@@ -38,13 +38,14 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.report import Result, write_report
 from benchmarks.training import draw_shop, run_program
+from index.about import About
 from index.housekeeping import categories, disagreement, duplicates
 from index.housekeeping.finding import Kind
 from index.housekeeping.inventory import Inventory, take_inventory
 from index.housekeeping.pictures import find_bad_pictures
 from index.product import Product
-from index.store import Store, Upkeep
-from index.truth import About
+from index.store import Store
+from index.upkeep import Upkeep
 from item.catalog.listing import Listing, Picture
 from item.catalog.reader import read_catalog
 from item.engine import Engine, load_engine

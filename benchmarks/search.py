@@ -33,10 +33,11 @@ import numpy.typing as npt
 from benchmarks.bare_faiss import Setting, settings
 from benchmarks.drawn_vectors import Clusters, Vectors, attributes
 from benchmarks.report import CHECKOUT, Result, write_report
+from index.about import About
 from index.exact import nearest
 from index.product import Product
-from index.store import Store, Upkeep
-from index.truth import About
+from index.store import Store
+from index.upkeep import Upkeep
 
 Rows = npt.NDArray[np.int64]
 

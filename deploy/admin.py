@@ -27,6 +27,7 @@ from deploy.collections import DEFAULT
 from deploy.errors import ExistsError, InvalidRequestError, NotFoundError, NotServingError, PreconditionError
 from deploy.handlers import Handlers, model_info
 from deploy.service import LOADING_RETRY_S
+from index.about import About
 from index.files import BESIDE
 from index.generations import NAME, Generations, read_generations
 from index.overlap import Sample
@@ -34,7 +35,7 @@ from index.pictures import Pictures
 from index.product import Product
 from index.reembed import ChangeOver, Progress, Reencoder, RefusedError, is_finished, reembed
 from index.store import Store
-from index.truth import About, Truth, read_level
+from index.truth import Truth, read_level
 from item.catalog.reader import find_files
 from item.engine.interface import Engine
 from item.engine.loading import warm_up

@@ -35,9 +35,9 @@ from deploy.messages import error_message, product_message, unit, vector_message
 from deploy.queries import POINTS, Sought, sought_by
 from deploy.update_mask import UpdateMask
 from deploy.writes import write
+from index.about import About
 from index.manifest import SegmentInfo
 from index.store import Store
-from index.truth import About
 from index.vector_store import VectorStore
 from item.engine.interface import Engine
 from item.engine.loading import load_engine

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 import torch
 
+from index.about import About
 from index.exact import Vectors
 from index.files import digest
 from index.generations import NAME
@@ -55,7 +56,6 @@ from index.shards import (
     remove_partial_work,
 )
 from index.store import Store, read_about
-from index.truth import About
 from index.twins import find_twins, write_twins
 from item.catalog.listing import Listing
 from item.catalog.reader import Refused, find_files, iterate_rows, raw_rows, write_refused

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from index.generations import collection_folders, read_generations
-from index.manifest import Manifest, read_manifest
+from index.manifest import Manifest, read_manifest, stamp
 from index.segment import Segment
-from index.store import Store, Upkeep, stamp
+from index.store import Store
 from index.truth import Truth
+from index.upkeep import Upkeep
 from item.errors import ItemError, StoreError
 
 

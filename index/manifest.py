@@ -19,6 +19,8 @@ from item.errors import StoreError
 VERSION = 2
 MANIFEST = "manifest.json"
 
+Stamp = tuple[int, int] | None  # what `stamp` tells of a manifest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Depth:
@@ -136,3 +138,12 @@ def read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{path}: {where}: {first['msg']}") from error
+
+
+def stamp(folder: Path) -> Stamp:
+    """What changes whenever the manifest is replaced."""
+    try:
+        status = (folder / MANIFEST).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns

@@ -13,12 +13,12 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from index.changes import Changes, Keys
 from index.columns import Columns
 from index.exact import Mask, Rows, Vectors, score
 from index.filters import Filter
 from index.product import Product
 from index.segment import Segment
-from index.truth import Changes, Keys
 from index.words import FreshWords
 
 FIRST_CAPACITY = 1024
@@ -187,6 +187,11 @@ class Memory:
         if self.num_dead:
             passed &= self._alive.values
         return passed
+
+    def masks(self, filters: Sequence[Filter | None]) -> list[Mask | None]:
+        """Of each filter its mask, made once for equal ones; None for none."""
+        by_filter = {one: self.mask(one) for one in dict.fromkeys(filters) if one is not None}
+        return [None if one is None else by_filter[one] for one in filters]
 
     def _update(self, row: int, product: Product) -> None:
         """Gives a row other attributes; its words are searched anew only where a text of them changed."""

@@ -28,6 +28,7 @@ import numpy as np
 from pydantic import TypeAdapter
 from pymilvus import DataType, MilvusClient, MilvusException
 
+from index.about import About
 from index.choosing import FLAT_ROWS
 from index.exact import Vectors, unit
 from index.filters import Filter
@@ -36,9 +37,7 @@ from index.milvus_terms import DIGEST_CHARACTERS, digest, expression, numbers_of
 from index.planner import Plan
 from index.product import Product
 from index.search import Found
-from index.store import checked
-from index.truth import About
-from index.vector_store import per_query
+from index.vector_store import checked, per_query
 from item.errors import ConfigError, ListingError, ReadOnlyError, StoreError, UnavailableError
 
 logger = logging.getLogger(__name__)

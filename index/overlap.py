@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index.changes import Keys
 from index.exact import Vectors
+from index.frozen_truth import FrozenTruth
 from index.product import Product
-from index.truth import FrozenTruth, Keys, Truth
+from index.truth import Truth
 
 NUM_SAMPLED = 200
 NUM_NEAREST = 10

@@ -5,9 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+
+from index.exact import Mask, Vectors
+from index.memory import View
+from index.planner import Plan
+from index.search import Found, Group
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +37,15 @@ class RecallSample:
         self._lock = threading.Lock()
         self._seen, self._busy = 0, False
         self._shares: deque[float] = deque(maxlen=REMEMBERED)
+
+    def draw(self, view: View, queries: Vectors, k: int, masks: Sequence[Mask | None], found: Sequence[Found]) -> None:
+        """Has one in many of the approximate answers to queries, (Q, D), searched again."""
+        approximate = [query for query, one in enumerate(found) if one.plan is not Plan.EXACT]
+        if approximate and self.is_due(len(approximate)):
+            query = approximate[-1]
+            group = Group(view=view, mask=masks[query], k=k, exactly=True)
+            exactly = partial(group.search, queries[query : query + 1])
+            self.check(found[query].keys[:k], lambda: exactly()[0].keys)
 
     def is_due(self, num_answers: int) -> bool:
         """Counts further approximate answers; whether one of them is to be searched again."""

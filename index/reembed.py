@@ -3,7 +3,7 @@
 The new generation has the keys of the one that it follows, its source. So making it level is one operation, whether it
 holds nothing yet, was interrupted, is behind by the writes of the last seconds, or was left by a switch and is to be
 gone back to: delete the keys that are gone, update the products that were updated, encode the keys that are missing.
-Each block of encoded products is one transaction, together with how far it has come (index.truth.Level).
+Each block of encoded products is one transaction, together with how far it has come (index.changes.Level).
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ from pathlib import Path
 
 import numpy as np
 
+from index.about import About
+from index.changes import Followed, Keys, Level
+from index.creation import flush_folders
 from index.exact import Vectors, is_unit
 from index.generations import announce, new_generation, read_generations
 from index.manifest import MANIFEST, read_manifest
 from index.overlap import Overlap, measure_overlap
 from index.pictures import Pictures
 from index.product import Product
-from index.store import Store, flush_folders, write_segments
-from index.truth import AT_ONCE, About, Followed, Keys, Level, Truth, read_level
+from index.segment_files import write_segments
+from index.store import Store
+from index.truth import Truth, read_level
+from index.truth_rows import AT_ONCE
 from item.catalog.listing import Listing
 from item.engine.interface import Engine
 from item.errors import ItemError, ListingError, StoreError

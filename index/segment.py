@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from index.approximate import GRAPH, Approximate, close_together, read, rearrange
+from index.changes import Keys
 from index.choosing import FLAT, Choice, build
 from index.columns import Columns
 from index.exact import Vectors
 from index.files import BESIDE, FileDigest, digest, rename_durably
+from index.frozen_truth import FrozenTruth
 from index.manifest import Depth, SegmentInfo
-from index.truth import FrozenTruth, Keys
 from index.words import Words, WordsWriter
 from item.errors import StoreError
 
@@ -76,7 +77,7 @@ def read_index(folder: Path, info: SegmentInfo) -> Approximate:
 
 def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Choice) -> SegmentInfo:
     """Writes all products with keys above `first_key`, at least one, as a segment."""
-    width = frozen.truth.about.vector_width
+    width = frozen.vector_width
     names = ("vectors.npy", "rows.arrow", "words.sqlite", "index.faiss", "order.npy")
     vectors, rows, words, index, order = (folder / f"{name}{BESIDE}" for name in names)
     count = write_rows(frozen, first_key, vectors, rows, words)
@@ -109,7 +110,7 @@ def write_rows(frozen: FrozenTruth, first_key: int, vectors: Path, rows: Path, w
     """Writes vectors, words, and keys, ids and attributes, block by block. Returns the number of products."""
     columns, keys, ids = Columns(), [], []
     with vectors.open("wb") as file, WordsWriter(words) as writer_of_words:
-        write_header(file, (frozen.count(first_key), frozen.truth.about.vector_width), np.float32)
+        write_header(file, (frozen.count(first_key), frozen.vector_width), np.float32)
         for block_keys, products, block in frozen.blocks(first_key):
             file.write(block.tobytes())
             columns.append(products)

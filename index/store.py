@@ -17,67 +17,36 @@ writes; others open the collection to read and see each write as soon as it is a
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-import pyarrow as pa
-
+from index.about import About
+from index.backup import write_backup
+from index.changes import Changes, Followed, Keys
 from index.choosing import Choice
-from index.exact import Mask, Vectors, is_unit, unit
-from index.files import BESIDE, flush, rename_durably
+from index.creation import write_generation
+from index.exact import Vectors, unit
 from index.filters import Filter
-from index.generations import CURRENT, new_generation, read_generations, remove_others, switch
+from index.generations import read_generations, remove_others, switch
 from index.lease import Lease
-from index.manifest import Manifest, SegmentInfo, read_manifest, write_manifest
+from index.manifest import SegmentInfo, Stamp, stamp
 from index.memory import Memory, View
 from index.pictures import KeptPictures, remove_kept
-from index.planner import Plan
 from index.product import Product
 from index.ranking import NO_GROUPS, Query, Ranked, Ranking
 from index.recall import RecallEstimate, RecallSample
-from index.search import Found, Group, search
-from index.segment import Segment, write_segment
-from index.truth import About, Changes, Followed, Keys, Truth, read_level
-from index.vector_store import per_query
+from index.search import Found, search
+from index.segment_files import load_segments, merge_segments, remove_unnamed
+from index.truth import Truth, read_level
+from index.upkeep import Upkeep, UpkeepThread
+from index.vector_store import checked, per_query
 from item.errors import ConfigError, ReadOnlyError, StoreError
 
 logger = logging.getLogger(__name__)
-
-Stamp = tuple[int, int] | None  # what `stamp` tells of a manifest
-
-SEGMENT_FILES = ("vectors-*.npy", "index-*.faiss", "order-*.npy", "rows-*.arrow", "words-*.sqlite", f"*{BESIDE}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upkeep:
-    """When segments are written anew.
-
-    flush_rows: fresh rows that are made into a segment. ratio: a segment is merged with newer ones once these have more
-    than a `ratio`-th of its rows. max_dead: the share of a segment's rows that may be dead. background: whether a
-    thread sees to it; without, `Store.maintain` does.
-    """
-
-    flush_rows: int = 20_000
-    ratio: float = 8.0
-    max_dead: float = 0.25
-    background: bool = True
-
-    def __post_init__(self) -> None:
-        if self.flush_rows < 1:
-            raise ConfigError(f"flush_rows: {self.flush_rows} is below 1")
-        if not self.ratio > 0:
-            raise ConfigError(f"ratio: {self.ratio} is not above 0")
-        if not 0 < self.max_dead <= 1:
-            raise ConfigError(f"max_dead: {self.max_dead} is not above 0 and up to 1")
-
 
 UPKEEP, CHOICE = Upkeep(), Choice()
 
@@ -107,8 +76,7 @@ class Store:
         self._maintaining = threading.Lock()  # one merge at a time
         self._open_generation()
         self._sample = RecallSample()
-        self._due = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread: UpkeepThread | None = None
         if not self._borrowed:
             self._start_upkeep()
 
@@ -153,15 +121,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
         with Lease.acquire(folder):
-            name = new_generation(folder)
-            try:
-                with closing(Truth.create(folder / name, about, last_key_of(folder))) as truth:
-                    if truth.load(checked(blocks, about.vector_width)):
-                        write_segments(folder / name, truth, (), choice)
-                flush_folders(folder / name)
-            except BaseException:
-                shutil.rmtree(folder / name, ignore_errors=True)  # who looks for the newest finds none half made
-                raise
+            name = write_generation(folder, about, blocks, choice)
             remove_others(folder, switch(folder, name))  # whatever goes wrong from here on, it is whole and may count
             remove_kept(folder)
         return cls.open(folder, writable=True, upkeep=upkeep, choice=choice)
@@ -179,9 +139,8 @@ class Store:
         if self._closed:
             return
         self._closed = True
-        self._due.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.stop()
         self._sample.close()
         with self._maintaining, self._writing, self._idle:
             self._idle.wait_for(lambda: not self._num_readers)
@@ -261,9 +220,10 @@ class Store:
         self._follow()
         unit_queries = unit(queries, self._truth.about.vector_width)
         unwanted, conditions = per_query(len(queries), k, leave_out, filters)
-        view, masks = self._state(conditions)
+        with self._lock:
+            view, masks = self._memory.view(), self._memory.masks(conditions)
         found = search(view, unit_queries, k + max(map(len, unwanted), default=0), masks)
-        self._sample_recall(view, unit_queries, k, masks, found)
+        self._sample.draw(view, unit_queries, k, masks, found)
         return [one.without(ids, k) if leave_out else one for one, ids in zip(found, unwanted, strict=True)]
 
     def rank(
@@ -296,17 +256,6 @@ class Store:
             known = ranked.known(window, memory.columns)
         return ranked.ranked(window, num_hits, known)
 
-    def _sample_recall(
-        self, view: View, queries: Vectors, k: int, masks: Sequence[Mask | None], found: Sequence[Found]
-    ) -> None:
-        """Has one approximate answer in many searched again."""
-        approximate = [query for query, one in enumerate(found) if one.plan is not Plan.EXACT]
-        if approximate and self._sample.is_due(len(approximate)):
-            query = approximate[-1]
-            group = Group(view=view, mask=masks[query], k=k, exactly=True)
-            exactly = partial(group.search, queries[query : query + 1])
-            self._sample.check(found[query].keys[:k], lambda: exactly()[0].keys)
-
     def indexes(self) -> list[SegmentInfo]:
         """What is searched beside fresh products, segment by segment."""
         with self._lock:
@@ -321,13 +270,6 @@ class Store:
         self._follow()
         with self._lock:
             return self._memory.view()
-
-    def _state(self, filters: Sequence[Filter | None]) -> tuple[View, list[Mask | None]]:
-        """One moment's view, and the masks of filters in it."""
-        with self._lock:
-            view = self._memory.view()
-            by_filter = {one: self._memory.mask(one) for one in dict.fromkeys(filters) if one is not None}
-        return view, [None if one is None else by_filter[one] for one in filters]
 
     # Writing
 
@@ -373,8 +315,8 @@ class Store:
             if self._lease is None:
                 raise ReadOnlyError(f"{self.folder}: is open to read; open it to write")
             yield apply
-        if self._next_merge() is not None:
-            self._due.set()
+        if self._thread is not None and self._next_merge() is not None:
+            self._thread.wake()
 
     # Other generations
 
@@ -433,29 +375,7 @@ class Store:
         """
         if self._lease is None:
             raise ReadOnlyError(f"{self.folder}: is open to read; back it up through the process that writes to it")
-        if folder.exists():
-            raise StoreError(f"{folder}: is there already; give a new name")
-        beside = folder.with_name(f"{folder.name}{BESIDE}")
-        shutil.rmtree(beside, ignore_errors=True)
-        try:
-            copy = beside / self._generation
-            copy.mkdir(parents=True)
-            with self._maintaining:  # the segments that the manifest names stay
-                self._truth.copy_to(copy)
-                manifest = read_manifest(self.folder / self._generation)
-                for name in manifest.files():
-                    link_or_copy(self.folder / self._generation / name, copy / name)
-            write_manifest(copy, manifest)
-            switch(beside, self._generation)
-            for path in copy.iterdir():
-                flush(path)
-            flush(copy)
-            rename_durably(beside, folder)
-        except (OSError, StoreError) as error:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise StoreError(f"{folder}: cannot be written ({error})") from error
-        with closing(Truth(folder / self._generation, writable=False)) as truth:
-            return truth.count()
+        return write_backup(self._truth, folder, self.resting())
 
     # Segments
 
@@ -473,21 +393,8 @@ class Store:
             self._merge(0)
 
     def _next_merge(self) -> int | None:
-        """The first of the segments that are due to be merged with all that is newer; None: none is.
-
-        A segment of an earlier version, which has no words, is due.
-        """
         with self._lock:
-            sizes, fresh = self._memory.segment_sizes(), self._memory.num_fresh
-            wordless = [segment.words is None for segment in self._memory.segments]
-        first = len(sizes) if fresh >= self.upkeep.flush_rows else None
-        newer = fresh
-        for number, (alive, rows) in reversed(list(enumerate(sizes))):
-            mostly_dead = rows - alive > self.upkeep.max_dead * rows
-            if wordless[number] or mostly_dead or (first is not None and alive < self.upkeep.ratio * newer):
-                first = number
-            newer += alive
-        return first
+            return self.upkeep.first_due(self._memory)
 
     def _merge(self, first: int) -> None:
         """Makes one segment of all segments from `first` on and of what is fresh."""
@@ -495,9 +402,7 @@ class Store:
             raise ReadOnlyError(f"{self.folder}: is open to read; open it to write")
         kept = self._memory.segments[:first]
         path = self.folder / self._generation
-        manifest = write_segments(path, self._truth, tuple(one.info for one in kept), self.choice)
-        segments = [*kept, *(Segment(path, info) for info in manifest.segments[first:])]
-        memory = remember(segments, self._truth, manifest)
+        manifest, memory = merge_segments(path, self._truth, kept, self.choice)
         with self._writing:
             memory.apply(self._truth.changes(memory.revision, memory.last_key))
             with self._lock:
@@ -526,7 +431,7 @@ class Store:
         path = self.folder / generation
         truth = Truth(path, writable=self.writable)
         try:
-            manifest, memory = self._load(path, truth)
+            manifest, memory = load_segments(path, truth, self.choice, writable=self.writable)
         except BaseException:
             truth.close()
             raise
@@ -540,24 +445,6 @@ class Store:
             remove_unnamed(path, manifest)
             if not self._borrowed:
                 remove_others(self.folder, read_generations(self.folder))
-
-    def _load(self, path: Path, truth: Truth) -> tuple[Manifest, Memory]:
-        """A generation's segments and what was written after them; who may write makes damaged segments again."""
-        try:
-            manifest = read_manifest(path)
-            if manifest.segments and truth.pruned() > manifest.revision:
-                raise StoreError(f"{path}: the segments are older than what is known of deletions")
-            memory = remember([Segment(path, info) for info in manifest.segments], truth, manifest)
-            count = truth.count()
-            if len(memory) != count and truth.revision() == memory.revision:
-                raise StoreError(f"{path}: {len(memory):,} products in segments, {count:,} in truth")
-        except StoreError as error:
-            if not self.writable:
-                raise StoreError(f"{error}; open it to write once, which repairs it") from error
-            logger.warning("%s; its segments are made again from the truth", error)
-            manifest = write_segments(path, truth, (), self.choice)
-            memory = remember([Segment(path, info) for info in manifest.segments], truth, manifest)
-        return manifest, memory
 
     @contextmanager
     def _reading(self) -> Iterator[Truth]:
@@ -600,23 +487,7 @@ class Store:
 
     def _start_upkeep(self) -> None:
         if self.writable and self.upkeep.background:
-            self._thread = threading.Thread(
-                target=self._maintain_in_background, name=f"upkeep {self.folder.name}", daemon=True
-            )
-            self._thread.start()
-            self._due.set()
-
-    def _maintain_in_background(self) -> None:
-        while True:
-            self._due.wait()
-            if self._closed:
-                return
-            self._due.clear()
-            try:
-                while not self._closed and self.writable and self.maintain():
-                    pass
-            except Exception:  # a full disk, too little memory: the truth is there, the next write tries again
-                logger.exception("%s: segments could not be written; searches go on without", self.folder)
+            self._thread = UpkeepThread(self.folder, lambda: self.writable and self.maintain())
 
 
 def read_about(folder: Path) -> About:
@@ -624,87 +495,3 @@ def read_about(folder: Path) -> About:
     truth = Truth(folder / read_generations(folder).current, writable=False)
     truth.close()
     return truth.about
-
-
-def last_key_of(folder: Path) -> int:
-    """A key as high as any that was ever given in a collection, so that one key never names two vectors; 0: none."""
-    if not (folder / CURRENT).exists():
-        return 0
-    try:
-        path = folder / read_generations(folder).current
-        with closing(Truth(path, writable=False)) as truth, truth.frozen() as frozen:
-            return frozen.last_key()
-    except StoreError as error:
-        logger.warning("%s; a new generation takes its place", error)
-        return time.time_ns() // 1000  # keys are counted one by one: no collection has given as many
-
-
-def flush_folders(generation: Path) -> None:
-    """Puts the names of a new generation's files on the disk, before one says that it counts or is coming."""
-    for path in (generation, generation.parent, generation.parent.parent):
-        flush(path)
-
-
-def remember(segments: Sequence[Segment], truth: Truth, manifest: Manifest) -> Memory:
-    """Segments, and what was written after them."""
-    memory = Memory(segments, truth.about.vector_width, manifest.revision)
-    memory.apply(truth.changes(memory.revision, memory.last_key))
-    return memory
-
-
-def write_segments(folder: Path, truth: Truth, kept: tuple[SegmentInfo, ...], choice: Choice) -> Manifest:
-    """Publishes the segments that are kept, and one of everything with higher keys. Raises StoreError."""
-    first_key = kept[-1].last_key if kept else 0
-    try:
-        with truth.frozen() as frozen:
-            new = () if frozen.count(first_key) == 0 else (write_segment(folder, frozen, first_key, choice),)
-        manifest = Manifest(segments=(*kept, *new))
-        write_manifest(folder, manifest)
-    except (OSError, RuntimeError, pa.ArrowException) as error:  # a full disk, as Python, FAISS and Arrow say it
-        for path in folder.glob(f"*{BESIDE}"):
-            path.unlink()
-        raise StoreError(f"{folder}: segments cannot be written ({error})") from error
-    return manifest
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """A second name for a file that never changes, or a copy where the file system has no such thing."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def remove_unnamed(folder: Path, manifest: Manifest) -> None:
-    """Removes the files of segments that were replaced or never finished."""
-    named = set(manifest.files())
-    for pattern in SEGMENT_FILES:
-        for path in folder.glob(pattern):
-            if path.name not in named:
-                path.unlink()
-
-
-def stamp(folder: Path) -> Stamp:
-    """What changes whenever the manifest is replaced."""
-    try:
-        status = (folder / "manifest.json").stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_mtime_ns
-
-
-def checked(
-    blocks: Iterable[tuple[Sequence[Product], Vectors]], width: int
-) -> Iterator[tuple[Sequence[Product], Vectors]]:
-    """The same blocks. Raises StoreError for vectors that could not be searched."""
-    first_row = 0
-    for products, vectors in blocks:
-        if vectors.shape != (len(products), width):
-            raise StoreError(
-                f"vectors of shape {vectors.shape} from row {first_row}, expected {(len(products), width)}"
-            )
-        lengths = np.linalg.norm(vectors, axis=1)
-        if wrong := np.flatnonzero(~is_unit(lengths)).tolist():
-            raise StoreError(f"row {first_row + wrong[0]}: a vector of length {lengths[wrong[0]]}, expected 1")
-        yield products, vectors
-        first_row += len(products)

@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
+
+from index.about import About
+from index.exact import Vectors, is_unit
 from index.filters import Filter
 from index.product import Product
 from index.search import Found
-from index.truth import About, Vectors
-from item.errors import ConfigError
+from item.errors import ConfigError, StoreError
 
 
 class VectorStore(Protocol):
@@ -103,3 +106,20 @@ def per_query(
         if given is not None and len(given) != num_queries:
             raise ConfigError(f"{name}: {len(given)} entries for {num_queries} queries")
     return [set(ids) for ids in leave_out or [()] * num_queries], filters or [None] * num_queries
+
+
+def checked(
+    blocks: Iterable[tuple[Sequence[Product], Vectors]], width: int
+) -> Iterator[tuple[Sequence[Product], Vectors]]:
+    """The same blocks of products and vectors, (n, width). Raises StoreError for vectors that could not be searched."""
+    first_row = 0
+    for products, vectors in blocks:
+        if vectors.shape != (len(products), width):
+            raise StoreError(
+                f"vectors of shape {vectors.shape} from row {first_row}, expected {(len(products), width)}"
+            )
+        lengths = np.linalg.norm(vectors, axis=1)
+        if wrong := np.flatnonzero(~is_unit(lengths)).tolist():
+            raise StoreError(f"row {first_row + wrong[0]}: a vector of length {lengths[wrong[0]]}, expected 1")
+        yield products, vectors
+        first_row += len(products)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,25 +12,15 @@ import pytest
 
 from benchmarks import durability
 from benchmarks.crash_images import VARIANTS, Image, calls_of, record, replay
-from benchmarks.durability import (
-    COLLECTION,
-    QUIET,
-    REFUSED,
-    SAME,
-    SILENT,
-    Damage,
-    Orders,
-    PowerCuts,
-    copied,
-    in_memory,
-    outcome,
-    power_results,
-)
-from benchmarks.durability_finds import Content, Faults, Observed, judge, observe, repairs
+from benchmarks.durability import in_memory
+from benchmarks.durability_damage import REFUSED, SAME, SILENT, Damage, copied, outcome
+from benchmarks.durability_finds import QUIET, Content, Faults, Observed, judge, observe, repairs
+from benchmarks.durability_power import PowerCuts, power_results
+from benchmarks.durability_process import COLLECTION, Orders, writer_command
 from benchmarks.durability_writes import ABOUT, KINDS, Operation, Script, State, drawn_operation
 from benchmarks.report import CHECKOUT
+from index.acknowledged import ACKNOWLEDGED
 from index.store import Store
-from index.truth import ACKNOWLEDGED
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not there: install its package")
 
@@ -251,8 +240,7 @@ def test_a_missing_fsync_breaks_images(tmp_path: Path) -> None:
     script.add("upsert", (20,))
     orders = Orders(flush_rows=12, background=False, script=tuple(script.operations))
     (tmp_path / "disk").mkdir()
-    command = [sys.executable, "-m", "benchmarks.durability", "--writer", str(tmp_path / "disk" / COLLECTION)]
-    record(command, tmp_path / "log", CHECKOUT, orders.to_json())
+    record(writer_command(tmp_path / "disk" / COLLECTION), tmp_path / "log", CHECKOUT, orders.to_json())
     lines = (tmp_path / "log").read_text(encoding="ascii").splitlines(keepends=True)
     broken = {}
     for forgotten in ("nothing", "fsync", "fdatasync"):

@@ -15,9 +15,9 @@ from PIL import Image
 
 from deploy.collections import DEFAULT, Collections
 from deploy.server import Server, ServerConfig, create_server
+from index.about import About
 from index.product import Product
 from index.store import Store
-from index.truth import About
 from item.adapters.bank import Named
 from item.adapters.head import Heads
 from item.catalog.listing import Listing, Picture

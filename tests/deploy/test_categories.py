@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from deploy.categories import closest_voters, predict, ranked_paths
 from deploy.errors import Deadline
+from index.about import About
 from index.product import Product
 from index.store import Store
-from index.truth import About
 from item.neighbours import leaf
 
 PATHS = st.lists(st.sampled_from("ABC"), min_size=1, max_size=3).map(tuple)

@@ -24,8 +24,8 @@ from deploy.errors import (
     Status,
 )
 from deploy.handlers import Handlers, Limits
+from index.about import About
 from index.store import Store
-from index.truth import About
 from item.catalog.listing import Listing
 from item.engine.interface import Engine
 from item.errors import ConfigError, SpaceError

@@ -10,8 +10,8 @@ import pytest
 
 from deploy.collections import Collections
 from deploy.server import Server, build_parser, main, open_collections
+from index.about import About
 from index.product import Product
-from index.truth import About
 from item.catalog.listing import Listing
 from item.client import Client
 from item.engine.interface import Engine

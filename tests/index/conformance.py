@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from index.exact import Vectors
 from index.filters import All, Equal, Filter, Not, Range
 from index.planner import Plan
 from index.product import Product
 from index.store import Store
-from index.truth import Vectors
 from index.vector_store import VectorStore
 from item.errors import StoreError
 from tests.index.conftest import check_hits, product, random_vectors, recall, unit

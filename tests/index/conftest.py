@@ -15,10 +15,12 @@ import numpy.typing as npt
 import pytest
 
 import index.choosing
+from index.about import About
+from index.exact import Vectors
 from index.product import Product
 from index.search import Hit
-from index.store import Store, Upkeep
-from index.truth import About, Vectors
+from index.store import Store
+from index.upkeep import Upkeep
 from item.catalog.listing import AttributeValue
 
 SPACE = "5" * 64

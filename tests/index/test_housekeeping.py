@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from index.about import About
 from index.housekeeping import disagreement
 from index.housekeeping.__main__ import FINDINGS_FILE, PAGE_FILE, main
 from index.housekeeping.categories import find_wrong_categories, judged_paths
@@ -26,7 +27,6 @@ from index.housekeeping.page import MAX_FINDINGS, Card, render_page
 from index.housekeeping.pictures import BLANK, find_bad_pictures
 from index.product import Product
 from index.store import Store
-from index.truth import About
 from item.catalog.listing import Listing
 from item.catalog.reader import read_catalog
 from item.engine import Engine, load_engine

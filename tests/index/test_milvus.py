@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from index.about import About
+from index.exact import Vectors
 from index.filters import Range
 from index.planner import Plan
 from index.product import Product
-from index.truth import About, Vectors
 from item.errors import ConfigError, ListingError, StoreError, UnavailableError
 from tests.index.conftest import about, product, random_vectors, recall
 

@@ -19,13 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import index.pictures
+from index.about import About
+from index.exact import Vectors
 from index.generations import read_generations
 from index.overlap import measure_overlap
 from index.pictures import KEPT, KeptPictures, Pictures
 from index.product import Product
 from index.reembed import ChangeOver, Progress, Reencoder, RefusedError, reembed
 from index.store import Store
-from index.truth import About, Vectors
 from item.catalog.listing import Listing
 from item.engine.interface import Encoded
 from item.errors import ListingError, ReadOnlyError, StoreError
@@ -228,7 +229,7 @@ from pathlib import Path
 from index.pictures import Pictures
 from index.reembed import Reencoder, reembed
 from index.store import Store
-from index.truth import About
+from index.about import About
 from tests.index.conftest import BY_HAND
 from tests.index.test_reembed import NEW, HashEngine
 

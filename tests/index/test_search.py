@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 import index.choosing
 import index.search
 from index.choosing import Choice
-from index.exact import ROUNDING, SPARE
+from index.exact import ROUNDING, SPARE, Vectors
 from index.filters import Equal, Filter, In, Not, Range
 from index.manifest import Depth
 from index.planner import Plan, Work
 from index.search import Found
 from index.store import Store
-from index.truth import Vectors
 from item.errors import ConfigError, SpaceError
 from tests.index.conftest import (
     APART,

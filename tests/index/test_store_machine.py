@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from index.store import Store, Upkeep
+from index.store import Store
+from index.upkeep import Upkeep
 from tests.index.conformance import IDS, SETTINGS, VectorStoreMachine
 from tests.index.conftest import about
 

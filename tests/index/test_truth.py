@@ -15,8 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from index.acknowledged import ACKNOWLEDGED
+from index.changes import Changes
+from index.exact import Vectors
 from index.product import Product
-from index.truth import ACKNOWLEDGED, AT_ONCE, SCHEMA_VERSION, TRUTH, Changes, Truth, Vectors
+from index.truth import TRUTH, Truth
+from index.truth_database import SCHEMA_VERSION
+from index.truth_rows import AT_ONCE
 from item.errors import ReadOnlyError, StoreError
 from tests.index.conftest import WIDTH, about, flip_byte, product, random_vectors
 

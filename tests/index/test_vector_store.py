@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
+from index.about import About
+from index.exact import Vectors
 from index.filters import Equal, Filter, In, Not, Range, Under
 from index.product import Product
 from index.store import Store
-from index.truth import About, Vectors
 from index.vector_store import VectorStore
 from item.errors import ConfigError, ReadOnlyError, SpaceError, StoreError
 from tests.index.conditions import passes, products, trees

@@ -1,0 +1,80 @@
+"""The segments of a generation on the disk: written, loaded or made again, and removed once no manifest names them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from index.choosing import Choice
+from index.files import BESIDE
+from index.manifest import Manifest, SegmentInfo, read_manifest, write_manifest
+from index.memory import Memory
+from index.segment import Segment, write_segment
+from index.truth import Truth
+from item.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+SEGMENT_FILES = ("vectors-*.npy", "index-*.faiss", "order-*.npy", "rows-*.arrow", "words-*.sqlite", f"*{BESIDE}")
+
+
+def write_segments(folder: Path, truth: Truth, kept: tuple[SegmentInfo, ...], choice: Choice) -> Manifest:
+    """Publishes the segments that are kept, and one of everything with higher keys. Raises StoreError."""
+    first_key = kept[-1].last_key if kept else 0
+    try:
+        with truth.frozen() as frozen:
+            new = () if frozen.count(first_key) == 0 else (write_segment(folder, frozen, first_key, choice),)
+        manifest = Manifest(segments=(*kept, *new))
+        write_manifest(folder, manifest)
+    except (OSError, RuntimeError, pa.ArrowException) as error:  # a full disk, as Python, FAISS and Arrow say it
+        for path in folder.glob(f"*{BESIDE}"):
+            path.unlink()
+        raise StoreError(f"{folder}: segments cannot be written ({error})") from error
+    return manifest
+
+
+def load_segments(folder: Path, truth: Truth, choice: Choice, *, writable: bool) -> tuple[Manifest, Memory]:
+    """A generation's segments and what was written after them; who may write makes damaged segments again.
+
+    Raises StoreError where they are damaged and stay so.
+    """
+    try:
+        manifest = read_manifest(folder)
+        if manifest.segments and truth.pruned() > manifest.revision:
+            raise StoreError(f"{folder}: the segments are older than what is known of deletions")
+        memory = remember([Segment(folder, info) for info in manifest.segments], truth, manifest)
+        count = truth.count()
+        if len(memory) != count and truth.revision() == memory.revision:
+            raise StoreError(f"{folder}: {len(memory):,} products in segments, {count:,} in truth")
+    except StoreError as error:
+        if not writable:
+            raise StoreError(f"{error}; open it to write once, which repairs it") from error
+        logger.warning("%s; its segments are made again from the truth", error)
+        return merge_segments(folder, truth, (), choice)
+    return manifest, memory
+
+
+def merge_segments(folder: Path, truth: Truth, kept: Sequence[Segment], choice: Choice) -> tuple[Manifest, Memory]:
+    """As `write_segments`; what is kept need not be loaded again."""
+    manifest = write_segments(folder, truth, tuple(one.info for one in kept), choice)
+    new = [Segment(folder, info) for info in manifest.segments[len(kept) :]]
+    return manifest, remember([*kept, *new], truth, manifest)
+
+
+def remember(segments: Sequence[Segment], truth: Truth, manifest: Manifest) -> Memory:
+    """Segments, and what was written after them, for searches."""
+    memory = Memory(segments, truth.about.vector_width, manifest.revision)
+    memory.apply(truth.changes(memory.revision, memory.last_key))
+    return memory
+
+
+def remove_unnamed(folder: Path, manifest: Manifest) -> None:
+    """Removes the files of segments that were replaced or never finished."""
+    named = set(manifest.files())
+    for pattern in SEGMENT_FILES:
+        for path in folder.glob(pattern):
+            if path.name not in named:
+                path.unlink()

@@ -1,0 +1,95 @@
+"""When segments are written anew, by hand and by the thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import index.segment
+from index.store import Store
+from index.upkeep import Upkeep
+from item.errors import ConfigError
+from tests.index.conftest import about, generation_folder, product, random_vectors, segment_files
+
+
+@pytest.mark.parametrize("values", [{"flush_rows": 0}, {"ratio": 0.0}, {"ratio": float("nan")}, {"max_dead": 0.0}])
+def test_upkeep_names_what_is_wrong(values: dict[str, float]) -> None:
+    (name,) = values
+    with pytest.raises(ConfigError, match=f"{name}: "):
+        Upkeep(**values)  # type: ignore[arg-type]
+
+
+def test_segments_are_made_of_enough_fresh_rows(tmp_path: Path) -> None:
+    with Store.create(tmp_path, about(), upkeep=Upkeep(background=False, flush_rows=10)) as store:
+        names = [f"p{row}" for row in range(200)]
+        vectors = random_vectors(200)
+        folder = generation_folder(tmp_path)
+        for row in range(9):
+            store.upsert([product(names[row])], vectors[row : row + 1])
+        assert not store.maintain()
+        assert not segment_files(folder)
+        store.upsert([product(names[9])], vectors[9:10])
+        assert store.maintain()
+        assert not store.maintain()
+        assert len(segment_files(folder)) == 3
+        for start in range(10, 200, 10):
+            store.upsert([product(name) for name in names[start : start + 10]], vectors[start : start + 10])
+            assert store.maintain()
+            assert not store.maintain()
+        assert 3 <= len(segment_files(folder)) <= 12  # few, as small ones are merged into larger ones
+        assert len(store) == 200
+
+
+def test_a_segment_that_is_mostly_dead_is_made_again(store: Store) -> None:
+    folder = generation_folder(store.folder)
+    before = segment_files(folder)
+    store.delete([f"p{row}" for row in range(5)])
+    assert not store.maintain()  # a quarter may be dead
+    store.delete(["p5"])
+    assert store.maintain()
+    assert not store.maintain()
+    assert len(segment_files(folder)) == 3
+    assert not segment_files(folder) & before
+    assert len(store) == 14
+
+
+def test_a_thread_makes_segments(tmp_path: Path) -> None:
+    with Store.create(tmp_path, about(), upkeep=Upkeep(flush_rows=10)) as store:
+        store.upsert([product(f"p{row}") for row in range(10)], random_vectors(10))
+        _wait_for(lambda: len(segment_files(generation_folder(tmp_path))) == 3)
+        assert len(store) == 10
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("Error in write_index: write error")]
+)
+def test_a_thread_that_failed_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """Both ways in which a full disk shows, the file system's and FAISS's."""
+    failures = [error]
+
+    def fail_once(*arguments: object) -> object:
+        if failures:
+            raise failures.pop()
+        return written(*arguments)  # type: ignore[arg-type]
+
+    written = index.segment.write_segment
+    monkeypatch.setattr("index.segment_files.write_segment", fail_once)
+    with Store.create(tmp_path, about(), upkeep=Upkeep(flush_rows=10)) as store:
+        store.upsert([product(f"p{row}") for row in range(10)], random_vectors(10))
+        _wait_for(lambda: "segments could not be written" in caplog.text)
+        assert len(store.search(random_vectors(1), 20)[0].hits) == 10
+        store.upsert([product("new")], random_vectors(1))
+        _wait_for(lambda: len(segment_files(generation_folder(tmp_path))) == 3)
+        assert len(store) == 11
