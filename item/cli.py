@@ -44,25 +44,16 @@ from typing import Any
 
 import numpy as np
 
+from item.admin import AdapterInfo, Reembedding, Switched
 from item.catalog.listing import Listing, Place
 from item.client import ENCODED, Client
 from item.errors import ConfigError, ItemError
+from item.filters import category_of
+from item.info import CollectionInfo, Info
+from item.products import product_message
 from item.progress import Progress
-from item.results import (
-    AdapterInfo,
-    CollectionInfo,
-    EmbedResult,
-    Info,
-    Input,
-    Prediction,
-    Reembedding,
-    SearchResult,
-    StageTimes,
-    Switched,
-    WriteResult,
-    category_of,
-    product_message,
-)
+from item.queries import Input
+from item.results import EmbedResult, Prediction, SearchResult, StageTimes, WriteResult
 from item.sending import FRAME_BYTES, MAX_ENCODED, WriteReport, catalog_rows, write_rows
 from item.tables import cell_text, format_table
 from item.v1 import item_pb2
