@@ -9,7 +9,8 @@ from deploy.demo_page import Card, Prediction, Query
 from item.catalog.listing import Listing
 from item.catalog.reader import Catalog
 from item.client import Client
-from item.results import Hit, Input
+from item.queries import Input
+from item.results import Hit
 
 NUM_HITS = 6
 NUM_OFFERS = 4  # asked about a section

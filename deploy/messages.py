@@ -14,7 +14,7 @@ from index.product import Product
 from item.catalog.listing import Listing, Picture
 from item.engine.interface import Vectors
 from item.errors import ItemError, ListingError
-from item.results import attribute_message
+from item.products import attribute_message
 from item.v1 import item_pb2
 
 

@@ -8,7 +8,7 @@ from deploy.errors import InvalidRequestError
 from index.filters import Value
 from index.ranking import Facet, Ranking, Sort
 from item.errors import ConfigError
-from item.results import attribute_message
+from item.products import attribute_message
 from item.v1 import item_pb2
 
 WINDOW = 100

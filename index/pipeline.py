@@ -39,6 +39,7 @@ from item.fetching.fetcher import Fetcher
 from item.fetching.hosts import AllowedHosts, is_public, is_public_or_intranet
 from item.preprocessing.prepared import Prepared
 from item.preprocessing.preprocessor import Preprocessor
+from item.ray_settings import set_ray_defaults
 
 # Shards that wait between the stages, beside one for each process.
 SHARDS_WAITING = 6
@@ -262,9 +263,7 @@ def ray_session(job: Job) -> Iterator[None]:
     """
     starts = not ray.is_initialized()
     if starts:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine starts it slowly
-        os.environ.setdefault("RAY_worker_niceness", "0")  # not Ray's 15: who wants a lower priority starts with `nice`
+        set_ray_defaults()
         num_waiting = job.num_workers + job.num_encoders + SHARDS_WAITING
         here = {
             "num_cpus": job.num_workers + job.num_encoders + 2,

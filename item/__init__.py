@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from item.client import Client
-    from item.results import Input, Part, Query
+    from item.queries import Input, Part, Query
 
 __all__ = ["Client", "Input", "Part", "Query", "__version__"]
 

@@ -21,30 +21,13 @@ from typing import TypeVar, Unpack
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from item.admin import AdapterInfo, Backup, ModelInfo, Reembedding, Switched
 from item.catalog.listing import Listing
 from item.errors import ConfigError, ServiceError
-from item.results import (
-    AdapterInfo,
-    Backup,
-    EmbedResult,
-    Info,
-    Input,
-    ModelInfo,
-    Part,
-    Prediction,
-    Product,
-    Query,
-    Reembedding,
-    SearchResult,
-    StageTimes,
-    Switched,
-    Terms,
-    Vectors,
-    WriteResult,
-    error_of,
-    product_message,
-    values_of,
-)
+from item.info import Info
+from item.products import Product, product_message
+from item.queries import Input, Part, Query, Terms
+from item.results import EmbedResult, Prediction, SearchResult, StageTimes, Vectors, WriteResult, error_of, values_of
 from item.v1 import item_pb2, item_pb2_grpc
 
 Request = TypeVar("Request")

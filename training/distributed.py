@@ -23,6 +23,7 @@ from ray.train.torch import TorchTrainer, prepare_model
 
 from item.errors import ConfigError, ItemError
 from item.model.objectives import MaskedBatch
+from item.ray_settings import set_ray_defaults
 from training.data import PretrainingData
 from training.loop import RunLog, Trainer, run
 from training.pretrain import Run
@@ -126,10 +127,8 @@ def start_ray(num_workers: int) -> None:
     Ray's CPUs are only its count of what may run at once: each worker, each worker's data stage and its reading take
     one, so that none waits for another on a small machine. How many threads really run is set by the workers.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # a busy machine starts it slowly
+    set_ray_defaults()
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # not Ray's 15: training is what the machine is for
     own: dict[str, Any] = {"num_cpus": 3 * num_workers + 1, "include_dashboard": False}
     here = {} if "RAY_ADDRESS" in os.environ else own
     checkout = str(Path(__file__).resolve().parents[1])  # where the workers find this module

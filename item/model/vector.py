@@ -34,6 +34,7 @@ from item.model.config import ItemConfig
 SHRINKAGE = 0.05  # of whitening: the share of the strongest deviation that is added to each
 TOWER_WIDTH = 512
 NOTHING = 1e-6  # of the strongest deviation: a direction below it is empty
+ROUNDING = 1e-6  # of a share: as far below 0 as sums of floats may leave it
 
 
 class PooledWords(NamedTuple):
@@ -152,10 +153,20 @@ class VectorHead(nn.Module):
         Args:
             alone: of the towers and of the categories, where two listings have one modality, the same.
             both: the picture's share of the own subspaces, then those of the towers and of the categories.
+
+        Raises:
+            ConfigError: a subspace would have less than nothing.
         """
         picture, *others = both
         own, alone_own = 1 - sum(others), 1 - sum(alone)
         shares = [[alone_own, alone_own, *alone], [own * (1 - picture), own * picture, *others]]
+        for field, given, row in zip(("alone", "both"), (alone, both), shares, strict=True):
+            if not all(share >= -ROUNDING for share in row):
+                raise ConfigError(
+                    f"{field}: {given} leaves words, picture, towers and categories "
+                    f"{', '.join(f'{share:.3g}' for share in row)} of the cosine; "
+                    "give shares within 0 and 1, towers and categories together at most 1"
+                )
         self.weights.copy_(torch.tensor(shares).clamp(min=0).sqrt())
 
     @torch.no_grad()

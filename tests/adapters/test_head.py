@@ -19,7 +19,6 @@ from item.adapters.head import (
     TENSORS_FILE,
     Array,
     Category,
-    Head,
     Heads,
     Novelty,
     levels_of,
@@ -29,10 +28,10 @@ from item.adapters.head import (
 )
 from item.errors import ModelError
 from item.model.config import ItemConfig
+from tests.adapters.random_heads import SPACE, WORDS, F, make_head, make_novelty, seen_by
 from tests.adapters.test_files import random_values
 
-SPACE, OTHER = "5" * 64, "6" * 64
-F, WORDS = 6, 4  # features, of them those of the words
+OTHER = "6" * 64  # another model's space
 TREE: dict[Category, tuple[Category, ...]] = {
     (): (("shoes",), ("mugs",)),
     ("shoes",): (("shoes", "boots"), ("shoes", "sandals", "größe 50"), ("shoes", "sandals", "flat")),
@@ -40,27 +39,9 @@ TREE: dict[Category, tuple[Category, ...]] = {
 quickly = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def make_head(category: Category, paths: tuple[Category, ...], seed: int = 0, temperature: float = 1.0) -> Head:
-    rng = np.random.default_rng([seed, len(category)])
-    weight, bias = rng.normal(size=(len(paths), F)), rng.normal(size=len(paths))
-    return Head(
-        category=category,
-        paths=paths,
-        weight=weight.astype(np.float32),
-        bias=bias.astype(np.float32),
-        temperature=temperature,
-    )
-
-
-def make_novelty(seed: int = 0, threshold: float = 0.99) -> Novelty:
-    rng = np.random.default_rng(seed)
-    centres = unit(rng.normal(size=(5, F))).astype(np.float32)
-    ranks = np.sort(rng.uniform(0, 1, (len(PATTERNS), RANKS)), axis=1).astype(np.float32)
-    return Novelty(centres=centres, ranks=ranks, threshold=threshold)
-
-
 def make_heads(seed: int = 0, temperature: float = 1.0, novelty: Novelty | None = None) -> Heads:
-    heads = tuple(make_head(category, paths, seed, temperature) for category, paths in TREE.items())
+    rng = np.random.default_rng(seed)
+    heads = tuple(make_head(rng, category, paths, temperature) for category, paths in TREE.items())
     return Heads(model_space=SPACE, words_width=WORDS, heads=heads, novelty=novelty)
 
 
@@ -91,7 +72,7 @@ def test_there_and_back_bit_for_bit(
 ) -> None:
     novelty = None if threshold is None else make_novelty(seed, threshold)
     heads = make_heads(seed, temperature, novelty)
-    more = make_head((names[0],), tuple((names[0], name) for name in names), seed)
+    more = make_head(np.random.default_rng([seed, 1]), (names[0],), tuple((names[0], name) for name in names))
     heads = replace(heads, heads=(*heads.heads, more))
     heads.write(tmp_path)
     assert same(Heads.read(tmp_path, SPACE), heads)
@@ -220,8 +201,9 @@ def test_an_adapter_carries_its_heads(tmp_path: Path, tiny_config: ItemConfig) -
 def test_probabilities_sum_to_1_and_a_higher_temperature_flattens(
     seed: int, scale: float, colder: float, factor: float
 ) -> None:
-    head = make_head(("shoes",), TREE["shoes",], seed)
-    features = (scale * np.random.default_rng(seed).normal(size=(7, F))).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    head = make_head(rng, ("shoes",), TREE["shoes",])
+    features = (scale * rng.normal(size=(7, F))).astype(np.float32)
     z = head.logits(features)
     cold, warm = (replace(head, temperature=t).probabilities(features) for t in (colder, colder * factor))
     for p in (cold, warm):
@@ -245,16 +227,6 @@ def test_a_level_is_the_sum_of_the_paths_below_it() -> None:
         ("shoes", "sandals", "größe 50"): 0.25,
         ("shoes", "sandals", "flat"): 0.125,
     }
-
-
-def seen_by(features: Array, pattern: int) -> Array:
-    """Features of words alone, of a picture alone, or of both."""
-    seen = features.copy()
-    if pattern == PATTERNS.index("words"):
-        seen[:, WORDS:] = 0
-    if pattern == PATTERNS.index("picture"):
-        seen[:, :WORDS] = 0
-    return seen
 
 
 @pytest.mark.parametrize("pattern", range(len(PATTERNS)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from item.adapters.head import PATTERNS, Array, Category, Features, Head, Heads
 from item.adapters.predict import LIKELY, Prediction, Specialist, predict
-from tests.adapters.test_head import SPACE, WORDS, F, make_novelty, seen_by
+from tests.adapters.random_heads import SPACE, WORDS, F, make_head, make_novelty, seen_by
 
 N = 12
 TREE: dict[Category, tuple[Category, ...]] = {
@@ -25,29 +25,20 @@ STARTS: list[Category] = [(), ("a",), ("a", "y"), ("a", "z"), ("b",), ("c", "x")
 quickly = settings(max_examples=60, deadline=None)
 
 
-def make_head(rng: np.random.Generator, category: Category, paths: tuple[Category, ...]) -> Head:
-    weight, bias = rng.normal(size=(len(paths), F)), rng.normal(size=len(paths))
-    return Head(
-        category=category,
-        paths=paths,
-        weight=weight.astype(np.float32),
-        bias=bias.astype(np.float32),
-        temperature=float(rng.uniform(0.5, 2)),
-    )
-
-
 class World:
     """Heads, specialists of some top levels, and features by the model alone and by each adapter."""
 
     def __init__(self, seed: int, tops: str) -> None:
         rng = np.random.default_rng(seed)
-        heads = tuple(make_head(rng, category, paths) for category, paths in TREE.items())
+        heads = tuple(make_head(rng, category, paths, rng.uniform(0.5, 2)) for category, paths in TREE.items())
         self.heads = Heads(model_space=SPACE, words_width=WORDS, heads=heads, novelty=make_novelty(seed))
         self.features: Features = rng.normal(size=(N, F)).astype(np.float32)
         for pattern in range(len(PATTERNS)):
             self.features[pattern::4] = seen_by(self.features[pattern::4], pattern)
         self.specialists: dict[Category, Specialist] = {
-            (top,): Specialist(name=f"of-{top}", head=make_head(rng, (top,), (*TREE[top,], (top, "new"))))
+            (top,): Specialist(
+                name=f"of-{top}", head=make_head(rng, (top,), (*TREE[top,], (top, "new")), rng.uniform(0.5, 2))
+            )
             for top in tops
         }
         self.by_adapter = {one.name: rng.normal(size=(N, F)).astype(np.float32) for one in self.specialists.values()}

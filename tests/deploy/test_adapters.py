@@ -28,7 +28,7 @@ from item.model.config import ItemConfig
 from item.model.encoder import ITEm
 from item.model.folder import space_of_folder
 from item.preprocessing.preprocessor import Preprocessor
-from item.results import Input, Part, Query
+from item.queries import Input, Part, Query
 from tests.deploy.serving import GatedEngine, Hosting, RecordingEngine, space_of
 
 METHODS = {"mugs": "road_1", "shoes": "road_1", "tops": "road_4"}

@@ -23,6 +23,7 @@ from deploy.server import Server
 from index.generations import read_generations
 from index.pictures import remove_kept
 from index.store import Store
+from item.admin import Reembedding
 from item.catalog.listing import Listing, Picture
 from item.cli import main
 from item.client import Client
@@ -31,7 +32,6 @@ from item.engine.loading import load_engine
 from item.errors import ServiceError
 from item.model.encoder import ITEm
 from item.preprocessing.preprocessor import Preprocessor
-from item.results import Reembedding
 from item.v1 import item_pb2
 from tests.deploy.serving import Hosting, RecordingEngine, png, shop, write_index
 

@@ -19,7 +19,8 @@ from deploy.server import Server
 from item.catalog.listing import Listing, Place
 from item.cli import main
 from item.client import Client
-from item.results import WriteResult, product_message
+from item.products import product_message
+from item.results import WriteResult
 from item.sending import batches, write_rows
 from item.tables import display_width, format_table
 from item.v1 import item_pb2

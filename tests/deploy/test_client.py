@@ -26,7 +26,7 @@ from item import Client, Input, Part, Query
 from item.catalog.listing import Listing, Picture
 from item.engine.interface import Engine
 from item.errors import ConfigError, ServiceError
-from item.results import condition_message
+from item.filters import condition_message
 from item.v1 import item_pb2, item_pb2_grpc
 from tests.deploy.serving import Hosting, png, shop
 

@@ -28,7 +28,8 @@ from item.engine.interface import Engine, Vectors
 from item.engine.loading import load_engine
 from item.errors import ModelError, ServiceError
 from item.preprocessing.prepared import Prepared
-from item.results import Input, Prediction
+from item.queries import Input
+from item.results import Prediction
 from item.v1 import item_pb2
 from tests.deploy.serving import Hosting, RecordingEngine, png, shop
 from tests.deploy.test_adapters import damage, put_adapter

@@ -45,6 +45,7 @@ from item.errors import CatalogError, ConfigError, ItemError, LeaseError, SpaceE
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
 from item.preprocessing.preprocessor import Preprocessor
+from item.ray_settings import set_ray_defaults
 from tests.fetching.picture_server import Shop, answer, in_turn, running_shop
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def running_ray() -> Iterator[None]:
     """One Ray for the whole module: starting it takes seconds, on a busy machine many."""
-    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")
+    set_ray_defaults()
     ray.init(num_cpus=5, object_store_memory=128 * 2**20, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -235,6 +235,34 @@ def test_categories_that_are_given_are_those_of_a_head_made_with_them(
         assert all(parameter.requires_grad for parameter in vector.parameters())
 
 
+@pytest.mark.parametrize(
+    ("alone", "both", "message"),
+    [
+        ((0.6, 0.5), (0.5, 0.2, 0.2), r"alone: \(0.6, 0.5\) leaves .* -0.1, -0.1, 0.6, 0.5 of the cosine; give shares"),
+        ((0.3, 0.2), (0.25, 0.7, 0.4), r"both: \(0.25, 0.7, 0.4\) leaves .* -0.075, -0.025, 0.7, 0.4 of"),
+        ((0.0, 1.00001), (0.5, 0.2, 0.2), "alone: "),
+        ((0.3, -0.1), (0.5, 0.2, 0.2), "alone: "),
+        ((0.3, 0.2), (1.1, 0.2, 0.2), "both: "),
+        ((0.3, 0.2), (0.5, float("nan"), 0.2), "both: "),
+    ],
+)
+def test_shares_that_are_no_parts_of_a_cosine_are_refused(
+    alone: tuple[float, float], both: tuple[float, float, float], message: str
+) -> None:
+    vector = head(12)
+    before = vector.weights.clone()
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        vector.set_shares(alone, both)
+    assert torch.equal(vector.weights, before)
+
+
+def test_shares_may_sum_to_1_but_for_rounding() -> None:
+    vector, most = head(12), 1 - 0.1 * 3 + 1e-9
+    vector.set_shares((0.1 + 0.2, most), (0.5, most, 0.1 + 0.2))
+    shares = torch.tensor([[0, 0, 0.3, 0.7], [0, 0, 0.7, 0.3]])
+    torch.testing.assert_close(vector.weights.detach().square(), shares)
+
+
 def test_fitting_a_head_leaves_its_categories_out(parts: tuple[torch.Tensor, torch.Tensor]) -> None:
     """Even where it had some: the starting point is late fusion."""
     words, pooled = parts

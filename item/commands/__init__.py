@@ -1,0 +1,1 @@
+"""The commands of `item`, a module for each group of them."""
