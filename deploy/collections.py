@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from index.generations import collection_folders
+from index.gpu import Gpu
 from index.store import Store
 from index.vector_store import VectorStore
 from item.errors import ConfigError, LeaseError
@@ -32,8 +33,8 @@ class Collections(Mapping[str, VectorStore]):
         self.read_only = read_only
 
     @classmethod
-    def open(cls, index: Path, *, read_only: bool = False) -> Collections:
-        """Opens all collections of an index folder, to write unless `read_only`.
+    def open(cls, index: Path, *, read_only: bool = False, gpu: Gpu | None = None) -> Collections:
+        """Opens all collections of an index folder, to write unless `read_only`; a `gpu` searches them.
 
         Raises:
             StoreError: there is none, or one of them cannot be opened; none stays open then.
@@ -41,7 +42,9 @@ class Collections(Mapping[str, VectorStore]):
         opened = cls({}, read_only=read_only)
         try:
             for name, folder in collection_folders(index).items():
-                opened._stores[name] = Store.open(folder) if read_only else open_to_write_or_read(name, folder)
+                opened._stores[name] = (
+                    Store.open(folder, gpu=gpu) if read_only else open_to_write_or_read(name, folder, gpu)
+                )
         except BaseException:
             opened.close()
             raise
@@ -90,7 +93,7 @@ class Collections(Mapping[str, VectorStore]):
         before = self._stores[name]
         assert isinstance(before, Store)  # no other is handed over
         try:
-            self._stores[name] = Store.open(before.folder, writable=True)
+            self._stores[name] = Store.open(before.folder, writable=True, gpu=before.gpu)
         except LeaseError:
             return None
         logger.info("collection %r: the other process has ended, it is written to from here now", name)
@@ -109,10 +112,10 @@ class Collections(Mapping[str, VectorStore]):
             store.close()
 
 
-def open_to_write_or_read(name: str, folder: Path) -> Store:
+def open_to_write_or_read(name: str, folder: Path, gpu: Gpu | None) -> Store:
     """A store that can be written to, or where another process does, one to read."""
     try:
-        return Store.open(folder, writable=True)
+        return Store.open(folder, writable=True, gpu=gpu)
     except LeaseError as error:
         logger.warning("collection %r is open to read until it can be written to: %s", name, error)
-        return Store.open(folder)
+        return Store.open(folder, gpu=gpu)

@@ -36,7 +36,7 @@ from deploy.queries import POINTS, Sought, sought_by
 from deploy.update_mask import UpdateMask
 from deploy.writes import write
 from index.about import About
-from index.manifest import SegmentInfo
+from index.segment import Segment
 from index.store import Store
 from index.vector_store import VectorStore
 from item.engine.interface import Engine
@@ -417,12 +417,11 @@ def collection_info(name: str, store: VectorStore) -> item_pb2.CollectionInfo:
         vector_width=about.vector_width,
         generation=store.generation,
         create_time=created,
-        indexes=map(index_info, store.indexes() if isinstance(store, Store) else ()),
+        indexes=map(index_info, store.segments() if isinstance(store, Store) else ()),
         recall_estimate=store.recall().recall if isinstance(store, Store) else None,
     )
 
 
-def index_info(segment: SegmentInfo) -> item_pb2.IndexInfo:
+def index_info(segment: Segment) -> item_pb2.IndexInfo:
     """The index of a part of a collection."""
-    recall = segment.depths[0].recall if segment.depths else 1.0
-    return item_pb2.IndexInfo(kind=segment.factory, num_products=segment.count, tuned_recall=recall)
+    return item_pb2.IndexInfo(kind=segment.kind, num_products=len(segment), tuned_recall=segment.tuned_recall)

@@ -44,6 +44,7 @@ from deploy.handlers import TAKE_OVER_RETRY_S, Handlers, Limits
 from deploy.interceptor import StatusInterceptor
 from deploy.service import ItemService
 from deploy.worker import Worker
+from index.gpu import find_gpu
 from item.engine.interface import Engine
 from item.engine.loading import load_engine, warm_up
 from item.errors import ConfigError, ItemError
@@ -69,7 +70,7 @@ class ServerConfig:
         max_waiting: calls that may wait for the model before further ones are refused.
         grace_s: how long calls in flight may go on once the server is told to stop.
         backups: the folder that Backup writes to; None: there is none.
-        device, num_threads: where models run (item.engine.loading).
+        device, num_threads: where models run (item.engine.loading), and where the index is searched (index.gpu).
         num_adapters: adapters of a model that are kept in memory.
     """
 
@@ -247,11 +248,15 @@ def log_start(host: str, port: int, handlers: Handlers) -> None:
     )
 
 
-def open_collections(index: Path | None, milvus: str | None, *, read_only: bool) -> Collections:
-    """Those of a folder, those in Milvus, or none. Raises StoreError."""
+def open_collections(index: Path | None, milvus: str | None, *, read_only: bool, device: str = "cpu") -> Collections:
+    """Those of a folder, searched on a device, those in Milvus, or none. Raises StoreError, ConfigError."""
     if milvus is not None:
         return Collections.open_milvus(milvus, token=os.environ.get("MILVUS_TOKEN", ""), read_only=read_only)
-    return Collections({}) if index is None else Collections.open(index, read_only=read_only)
+    if index is None:
+        return Collections({})
+    gpu = find_gpu(device)
+    logger.info("the index is searched on %s", "the CPU" if gpu is None else f"GPU {gpu.number}")
+    return Collections.open(index, read_only=read_only, gpu=gpu)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -269,7 +274,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=defaults.port, help="0 takes a free one (%(default)s)")
     parser.add_argument("--variant", metavar="NAME", help="a variant that deploy.export made (full precision)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    parser.add_argument("--device", default="auto", help="of model and index: auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of one encoding on the CPU (all cores)")
     parser.add_argument(
         "--adapters",
@@ -298,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def load() -> Loaded:
-        collections = open_collections(args.index, args.milvus, read_only=args.read_only)
+        collections = open_collections(args.index, args.milvus, read_only=args.read_only, device=args.device)
         try:
             engine = load_model(config, args.model, args.variant)
             warm_up(engine)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 
 from index.approximate import Approximate, Lists
 from index.exact import ROUNDING, SPARE, Mask, Rows, Vectors, nearest, score
+from index.gpu import MAX_NEIGHBOURS, GpuFlat
 from index.manifest import Depth, depth_for
 from index.memory import View
 from index.planner import Plan, Work, choose, neighbours_for
@@ -156,6 +158,10 @@ class Group:
         allowed = None if self.allowed is None else self.allowed[part.first : part.first + len(part.vectors)]
         num_rows, num_allowed = len(part.vectors), count(allowed, len(part.vectors))
         segment = part.segment
+        if num_allowed and not self.exactly and segment is not None and segment.on_gpu is not None:
+            found = compared_on_gpu(part, segment.on_gpu, queries, self.k + spare, allowed, num_allowed)
+            if found is not None:
+                return found
         if num_allowed == 0 or self.exactly or segment is None or segment.index is None:
             return exact(part, queries, self.k + spare, allowed, num_allowed)
         work = Work(
@@ -241,7 +247,25 @@ def exact(part: Part, queries: Vectors, fetch: int, allowed: Mask | None, num_al
         scores, rows = nearest(queries, part.vectors, fetch)
     else:
         scores, rows = nearest_allowed(queries, part.vectors, fetch, allowed, num_allowed)
-    rest = None if fetch == num_allowed else scores[:, -1]
+    return compared(part, queries, scores, rows, num_allowed)
+
+
+def compared_on_gpu(
+    part: Part, gpu: GpuFlat, queries: Vectors, fetch: int, allowed: Mask | None, num_allowed: int
+) -> Candidates | None:
+    """As `exact`. None where a filter keeps so little near a query that more would have to be found than a GPU can."""
+    num_rows, fetch = len(part.vectors), min(fetch, num_allowed)
+    num_found = min(num_rows, ceil(neighbours_for(fetch, num_allowed / num_rows)))
+    if num_found > MAX_NEIGHBOURS:
+        return None
+    scores, rows = gpu.nearest(queries, num_found)
+    kept = (scores, rows) if allowed is None else first_allowed(scores, rows, allowed, fetch)
+    return None if kept is None else compared(part, queries, *kept, num_allowed)
+
+
+def compared(part: Part, queries: Vectors, scores: Vectors, rows: Rows, num_allowed: int) -> Candidates:
+    """(Q, F) rows of a part, the nearest of those allowed, the best first, and their scores up to `ROUNDING`."""
+    rest = None if rows.shape[1] == num_allowed else scores[:, -1]
     return Candidates(rows=rows + part.first, scores=score(queries, part.vectors, rows), plan=Plan.EXACT, rest=rest)
 
 
@@ -250,11 +274,9 @@ def nearest_allowed(
 ) -> tuple[Vectors, Rows]:
     """(Q, fetch) scores and rows, the best first. Where nearly all are allowed, the others are taken out afterwards."""
     if num_allowed >= MOSTLY * len(vectors) and (wider := 2 * fetch) <= len(vectors):
-        scores, rows = nearest(queries, vectors, wider)
-        fails = ~allowed[rows]
-        if np.all(wider - fails.sum(axis=1) >= fetch):
-            order = np.argsort(fails, axis=1, kind="stable")[:, :fetch]
-            return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+        kept = first_allowed(*nearest(queries, vectors, wider), allowed, fetch)
+        if kept is not None:
+            return kept
     passing = np.flatnonzero(allowed)
     best_scores, best_rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     for start in range(0, num_allowed, COPIED):
@@ -265,6 +287,15 @@ def nearest_allowed(
         best_scores = np.take_along_axis(best_scores, order, axis=1)
         best_rows = np.take_along_axis(best_rows, order, axis=1)
     return best_scores, best_rows
+
+
+def first_allowed(scores: Vectors, rows: Rows, allowed: Mask, fetch: int) -> tuple[Vectors, Rows] | None:
+    """(Q, fetch) of neighbours, (Q, F), the first that are allowed; None where a query has fewer."""
+    fails = ~allowed[rows]
+    if np.any(rows.shape[1] - fails.sum(axis=1) < fetch):
+        return None
+    order = np.argsort(fails, axis=1, kind="stable")[:, :fetch]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def take_out(scores: Vectors, rows: Rows, allowed: Mask, num_neighbours: int, k: int) -> Rows:

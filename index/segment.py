@@ -23,6 +23,7 @@ from index.columns import Columns
 from index.exact import Vectors
 from index.files import BESIDE, FileDigest, digest, rename_durably
 from index.frozen_truth import FrozenTruth
+from index.gpu import GPU_KIND, GpuFlat
 from index.manifest import Depth, SegmentInfo
 from index.words import Words, WordsWriter
 from item.errors import StoreError
@@ -52,9 +53,20 @@ class Segment:
         self.attributes: pa.Table = table.drop_columns([KEY, PRODUCT_ID])
         words = info.find("words")
         self.words = None if words is None else Words(folder / words, n)  # None: written by an earlier version
+        self.on_gpu: GpuFlat | None = None  # its vectors there, in place of the index
 
     def __len__(self) -> int:
         return self.info.count
+
+    @property
+    def kind(self) -> str:
+        """How it is searched, as FAISS names it."""
+        return self.info.factory if self.on_gpu is None else GPU_KIND
+
+    @property
+    def tuned_recall(self) -> float:
+        """Of the nearest 10; 1 where all are compared."""
+        return 1.0 if self.on_gpu is not None or not self.info.depths else self.info.depths[0].recall
 
 
 def map_vectors(path: Path) -> Vectors:

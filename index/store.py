@@ -32,14 +32,16 @@ from index.creation import write_generation
 from index.exact import Vectors, unit
 from index.filters import Filter
 from index.generations import read_generations, remove_others, switch
+from index.gpu import Gpu
 from index.lease import Lease
-from index.manifest import SegmentInfo, Stamp, stamp
+from index.manifest import Stamp, stamp
 from index.memory import Memory, View
 from index.pictures import KeptPictures, remove_kept
 from index.product import Product
 from index.ranking import NO_GROUPS, Query, Ranked, Ranking
 from index.recall import RecallEstimate, RecallSample
 from index.search import Found, search
+from index.segment import Segment
 from index.segment_files import load_segments, merge_segments, remove_unnamed
 from index.truth import Truth, read_level
 from index.upkeep import Upkeep, UpkeepThread
@@ -58,10 +60,16 @@ class Store:
     """
 
     def __init__(
-        self, folder: Path, lease: Lease | None, upkeep: Upkeep, choice: Choice, generation: str | None = None
+        self,
+        folder: Path,
+        lease: Lease | None,
+        upkeep: Upkeep,
+        choice: Choice,
+        gpu: Gpu | None = None,
+        generation: str | None = None,
     ) -> None:
         """`open` makes one; `lease`: None opens it to read. `beside` gives a `generation`, and the lease of another."""
-        self.folder, self.upkeep, self.choice = folder, upkeep, choice
+        self.folder, self.upkeep, self.choice, self.gpu = folder, upkeep, choice, gpu
         self._lease = lease
         self._borrowed = generation is not None  # the lease
         self._only = generation  # it is this one whatever counts
@@ -81,8 +89,18 @@ class Store:
             self._start_upkeep()
 
     @classmethod
-    def open(cls, folder: Path, *, writable: bool = False, upkeep: Upkeep = UPKEEP, choice: Choice = CHOICE) -> Store:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        writable: bool = False,
+        upkeep: Upkeep = UPKEEP,
+        choice: Choice = CHOICE,
+        gpu: Gpu | None = None,
+    ) -> Store:
         """Opens a collection's folder and checks every file of its segments; damaged segments are made again.
+
+        gpu: searches segments, as far as they fit there.
 
         Raises:
             StoreError: the folder is missing, is no collection, or its truth is damaged or of a newer version.
@@ -91,7 +109,7 @@ class Store:
         read_generations(folder)
         lease = Lease.acquire(folder) if writable else None
         try:
-            return cls(folder, lease, upkeep, choice)
+            return cls(folder, lease, upkeep, choice, gpu)
         except BaseException:
             if lease is not None:
                 lease.release()
@@ -256,10 +274,10 @@ class Store:
             known = ranked.known(window, memory.columns)
         return ranked.ranked(window, num_hits, known)
 
-    def indexes(self) -> list[SegmentInfo]:
-        """What is searched beside fresh products, segment by segment."""
+    def segments(self) -> tuple[Segment, ...]:
+        """What is searched beside fresh products."""
         with self._lock:
-            return [segment.info for segment in self._memory.segments]
+            return self._memory.segments
 
     def recall(self) -> RecallEstimate:
         """What approximate searches reach at present (index.recall)."""
@@ -322,7 +340,7 @@ class Store:
 
     def beside(self, generation: str) -> Store:
         """Opens another generation, which does not count, to write; `giving_way` lets it. Raises StoreError."""
-        return Store(self.folder, self._lease, self.upkeep, self.choice, generation)
+        return Store(self.folder, self._lease, self.upkeep, self.choice, generation=generation)
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -345,6 +363,8 @@ class Store:
             generations = switch(self.folder, other.generation)
             other._borrowed, other._only = False, None
             self._lease, self._only = None, self._generation
+        other.gpu = self.gpu
+        other._hold_on_gpu(other._memory)
         other._start_upkeep()
         try:
             remove_others(self.folder, generations)
@@ -403,12 +423,19 @@ class Store:
         kept = self._memory.segments[:first]
         path = self.folder / self._generation
         manifest, memory = merge_segments(path, self._truth, kept, self.choice)
+        self._hold_on_gpu(memory)
         with self._writing:
             memory.apply(self._truth.changes(memory.revision, memory.last_key))
             with self._lock:
                 self._memory = memory
             self._truth.prune(manifest.revision)
         remove_unnamed(path, manifest)
+
+    def _hold_on_gpu(self, memory: Memory) -> None:
+        """Copies the vectors of segments that are new to the GPU, if there is one."""
+        if self.gpu is not None:
+            for segment in memory.segments:
+                segment.on_gpu = segment.on_gpu or self.gpu.hold(segment.vectors)
 
     def _open_generation(self) -> None:
         """Opens what counts now; to read, again where the writer has replaced it meanwhile."""
@@ -435,6 +462,7 @@ class Store:
         except BaseException:
             truth.close()
             raise
+        self._hold_on_gpu(memory)
         with self._lock:
             replaced = self._truth if self._opened else None
             self._generation, self._stamp, self._truth, self._memory = generation, manifest_stamp, truth, memory

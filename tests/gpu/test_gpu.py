@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -12,6 +13,13 @@ import onnxruntime
 import pytest
 import torch
 
+from index.about import About
+from index.exact import ROUNDING, nearest
+from index.filters import Range
+from index.gpu import GPU_KIND, find_gpu
+from index.product import Product
+from index.store import Store
+from index.upkeep import Upkeep
 from item.catalog.listing import Listing
 from item.engine import load_engine
 from item.export.variants import Exporter
@@ -86,14 +94,33 @@ def test_onnx_runtime_agrees_with_the_cpu(folder: Path, listings: list[Listing])
 
 
 @needs_faiss_on_gpu
-def test_faiss_on_the_gpu_finds_what_the_cpu_finds() -> None:
-    vectors = np.random.default_rng(0).standard_normal((2000, 64), dtype=np.float32)
+def test_faiss_on_the_gpu_finds_what_the_cpu_finds(tmp_path: Path) -> None:
+    """To the last hit and score, under filters too, while threads search at once and segments are written anew."""
+    vectors = np.random.default_rng(0).standard_normal((30_000, 64), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    exact = faiss.IndexFlatIP(64)
-    exact.add(vectors)
-    on_gpu = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, exact)
-    for index in (exact, on_gpu):
-        assert index.ntotal == len(vectors)
-    (scores, rows), (gpu_scores, gpu_rows) = exact.search(vectors[:100], 10), on_gpu.search(vectors[:100], 10)
-    np.testing.assert_allclose(gpu_scores, scores, atol=1e-3)
-    assert (gpu_rows[:, 0] == rows[:, 0]).all()
+    products = [Product(product_id=f"p{row}", attributes={"price": float(row)}) for row in range(len(vectors))]
+    about, queries = About(space="5" * 64, vector_width=64), vectors[:500] + 0.01
+    Store.create(tmp_path / "index", about, [(products[:20_000], vectors[:20_000])]).close()
+    filters = {share: [Range("price", below=share * 20_000)] * len(queries) for share in (0.5, 0.1, 0.0005)}
+    with Store.open(tmp_path / "index") as store:
+        assert [one.kind for one in store.segments()] == ["Flat"]
+        expected = store.search(queries, 10)
+        filtered = {share: store.search(queries, 10, filters=one) for share, one in filters.items()}
+    gpu = find_gpu("cuda")
+    assert gpu is not None
+    scores, rows = gpu.hold(vectors).nearest(queries, 50)  # type: ignore[union-attr]
+    exact_scores, _ = nearest(queries, vectors, 50)
+    np.testing.assert_allclose(scores, exact_scores, atol=ROUNDING)
+    np.testing.assert_allclose(np.einsum("qd,qfd->qf", queries, vectors[rows]), exact_scores, atol=ROUNDING)
+    upkeep = Upkeep(background=False, flush_rows=1)
+    with Store.open(tmp_path / "index", writable=True, upkeep=upkeep, gpu=gpu) as store:
+        assert [one.kind for one in store.segments()] == [GPU_KIND]
+        with ThreadPoolExecutor(4) as threads:
+            assert all(found == expected for found in threads.map(lambda _: store.search(queries, 10), range(8)))
+        for share, one in filters.items():
+            assert store.search(queries, 10, filters=one) == filtered[share]
+        store.upsert(products[20_000:], vectors[20_000:])
+        store.compact()
+        assert [(one.kind, len(one)) for one in store.segments()] == [(GPU_KIND, len(vectors))]
+        found = store.search(np.ascontiguousarray(vectors[-100:]), 1)
+        assert [one.product_ids for one in found] == [[f"p{row}"] for row in range(29_900, 30_000)]
