@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from benchmarks.drawn_vectors import Vectors
 from index.approximate import add, train
-from index.choosing import num_lists
+from index.choosing import GRAPH_LINKS, num_lists
 
 PROBES = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
 REFINED = (2, 4, 8, 16)
@@ -71,7 +71,7 @@ def inverted_lists(vectors: Vectors, flat: Any, code: str) -> list[Setting]:
 
 def graph(vectors: Vectors, flat: Any) -> list[Setting]:
     """HNSW over vectors of 8 bits a value, refined."""
-    name = "HNSW32,SQ8"
+    name = f"HNSW{GRAPH_LINKS},SQ8"
     index = train(vectors, name)
     add(index, vectors, np.arange(len(vectors)))
     size_bytes = len(faiss.serialize_index(index))

@@ -62,6 +62,7 @@ PHASES: dict[str, tuple[Any, str]] = {
     "open": (Store, "_open_generation"),
     "write": (Truth, "write"),
     "merge": (Store, "_merge"),
+    "rewrite": (Store, "_rewrite"),
     "segment": (index.segment_files, "write_segment"),
     "manifest": (index.segment_files, "write_manifest"),
     "prune": (Truth, "prune"),

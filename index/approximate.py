@@ -25,7 +25,7 @@ from index.exact import Mask, Rows, Vectors, nearest, score
 from index.manifest import Depth, depth_for
 
 GRAPH = "HNSW"
-EF_CONSTRUCTION = 64
+EF_CONSTRUCTION = 128
 TRAINING_ROWS = 64  # for each list
 GRAPH_TRAINING_ROWS = 100_000
 BLOCK = 65_536  # vectors that are added at once

@@ -61,7 +61,7 @@ def differences(path: Path, truth: Truth, manifest: Manifest, segments: Sequence
                     continue
                 number = int(np.searchsorted(firsts, row, side="right")) - 1
                 segment, place = segments[number], row - int(firsts[number])
-                same = segment.ids[place] == product.product_id
+                same = segment.ids[place] == product.product_id and (segment.alive is None or segment.alive[place])
                 if not same or not np.array_equal(segment.vectors[place], vector):
                     yield f"{path}: key {key}, product {product.product_id!r}: differs from its segment"
 

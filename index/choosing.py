@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 FLAT = "Flat"
 FLAT_ROWS = 20_000  # up to which exact search costs about as much as any other
-GRAPH_LINKS = 32
+GRAPH_LINKS = 16
 LINK_BYTES, ID_BYTES = 8.5, 8  # of a link of the graph, its share of higher levels included; of a row in a list
 DEPTHS = (10, 16, 40, 160, 640)  # neighbours that a search is tuned for
 SHALLOW, FEWER = 16, 4  # beyond so many, every fourth query tells enough: an error of a search has less weight there

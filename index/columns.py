@@ -8,13 +8,14 @@ rows is a pass of NumPy over an array.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
-from typing import Any, assert_never
+from typing import Any, Self, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -138,6 +139,12 @@ class Columns:
         rows = range(self._num_rows)[start:end]
         return pa.table({name: column.to_arrow(rows.start, rows.stop) for name, column in self._columns.items()})
 
+    def snapshot(self) -> Columns:
+        """The rows as they are now, for `to_table` without the lock, whatever is written to these meanwhile."""
+        taken = copy.copy(self)
+        taken._columns = {name: column.snapshot() for name, column in self._columns.items()}
+        return taken
+
     def append_table(self, table: pa.Table) -> None:
         """Adds the rows of a table that `to_table` made, or of a selection or concatenation of such tables."""
         self._reserve(self._num_rows + table.num_rows)
@@ -196,6 +203,12 @@ class _Cells:
     def __init__(self, capacity: int, missing: np.int32 | np.float64) -> None:
         self.missing = missing
         self.cells: npt.NDArray[Any] = np.full(capacity, missing)
+
+    def snapshot(self) -> Self:
+        """Other cells of the same words, of which there may only be more later."""
+        taken = copy.copy(self)
+        taken.cells = self.cells.copy()
+        return taken
 
     def resize(self, capacity: int) -> None:
         self.cells = np.concatenate([self.cells, np.full(capacity - len(self.cells), self.missing)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -45,6 +45,14 @@ class FrozenTruth:
     def written_since(self, revision: int) -> Keys:
         """(n,) the keys that were added or updated after a revision, ascending."""
         return self._keys("SELECT key FROM products WHERE revision > ? ORDER BY key", revision)
+
+    def products(self, keys: Sequence[int]) -> dict[int, Product]:
+        """By key, those of at most `AT_ONCE` that are there. Raises StoreError for a damaged row."""
+        marks = ",".join("?" * len(keys))
+        rows = self._connection.execute(
+            f"SELECT key, product_id, checksum, body FROM products WHERE key IN ({marks})", keys
+        )
+        return {row[0]: self._decoder.product(*row) for row in rows}
 
     def vectors_of(self, keys: Keys) -> Vectors:
         """(n, D) of n keys that are there. Raises StoreError for a damaged row."""

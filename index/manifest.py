@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from index.files import FileDigest, digest, publish, sealed, unsealed
 from item.errors import StoreError
 
-VERSION = 2
+VERSION = 3  # since 3, a segment's rows may say which are alive
 MANIFEST = "manifest.json"
 
 Stamp = tuple[int, int] | None  # what `stamp` tells of a manifest

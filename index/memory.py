@@ -6,12 +6,13 @@ not alive. `Memory` changes with every write, under the store's lock; a `View` n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from index.changes import Changes, Keys
 from index.columns import Columns
@@ -106,6 +107,27 @@ class View:
         return list(zip(self.segments, firsts.tolist(), strict=True))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The n rows of segments at a revision: their attributes, (n,) whether they are alive, and those that got other
+    words than the segments know."""
+
+    segments: tuple[Segment, ...]
+    revision: int
+    columns: Columns
+    alive: Mask
+    reworded: Rows
+
+    def parts(self) -> Iterator[tuple[Segment, pa.Table, Mask, bool]]:
+        """Each segment, its attributes, its rows that are alive, and whether words of it changed."""
+        first = 0
+        for segment in self.segments:
+            end = first + len(segment)
+            reworded = bool(np.any((self.reworded >= first) & (self.reworded < end)))
+            yield segment, self.columns.to_table(first, end), self.alive[first:end], reworded
+            first = end
+
+
 class Memory:
     """Keys, life, attributes and fresh vectors of all rows; see the module. The caller holds the store's lock."""
 
@@ -115,12 +137,14 @@ class Memory:
         self.revision = revision
         self.last_key = segments[-1].info.last_key if segments else 0
         self.num_segment_rows = sum(map(len, segments))
-        self.num_dead = 0
+        self.num_updated = 0  # times that a segment's row got other attributes
         self.columns = Columns()
         for segment in segments:
             self.columns.append_table(segment.attributes)
         self._keys = Grown(np.concatenate([np.empty(0, np.int64), *(one.keys for one in segments)]))
-        self._alive = Grown(np.ones(self.num_segment_rows, dtype=bool))
+        alive = (np.ones(len(one), dtype=bool) if one.alive is None else one.alive for one in segments)
+        self._alive = Grown(np.concatenate([np.empty(0, dtype=bool), *alive]))
+        self.num_dead = self.num_segment_rows - int(np.count_nonzero(self._alive.values))
         self._fresh = Grown(np.empty((0, width), dtype=np.float32))
         self._fresh_ids: list[str] = []
         self._fresh_words = FreshWords()
@@ -168,6 +192,16 @@ class Memory:
             self.last_key = keys[-1]
         self.revision = changes.revision
 
+    def snapshot(self) -> Snapshot:
+        """Attributes and life of the segments' rows as they are now, to be written without the lock."""
+        return Snapshot(
+            segments=self.segments,
+            revision=self.revision,
+            columns=self.columns.snapshot(),
+            alive=self._alive.values[: self.num_segment_rows].copy(),
+            reworded=self._reworded.values,
+        )
+
     def view(self) -> View:
         """The present state, for searches outside the lock."""
         return View(
@@ -197,6 +231,7 @@ class Memory:
         """Gives a row other attributes; its words are searched anew only where a text of them changed."""
         before = self.columns.texts(row)
         self.columns.update(row, product)
+        self.num_updated += row < self.num_segment_rows
         if self.columns.texts(row) != before:
             self._fresh_words.add(row, product)
             if row < self.num_segment_rows:

@@ -1,6 +1,8 @@
-"""Immutable parts of a collection, written once and then only read: a cache of the truth.
+"""Immutable parts of a collection, written once and then only read: a cache of the truth. Where many attributes have
+changed, rows and words are written anew beside the same vectors and index.
 
-rows-<sha256>.arrow      keys, ids and attributes (index.columns) of n products, by ascending key
+rows-<sha256>.arrow      keys, ids and attributes (index.columns) of n products, by ascending key; where they were
+                         written anew, also which are alive
 vectors-<sha256>.npy     their (n, D) float32 vectors, mapped into memory, not read
 words-<sha256>.sqlite    the words of the same products (index.words); stores of earlier versions lack it
 index-<sha256>.faiss     an approximate index of the vectors, but for small segments, which are searched exactly
@@ -9,6 +11,8 @@ order-<sha256>.npy       the row of each of its places
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -20,15 +24,18 @@ from index.approximate import GRAPH, Approximate, close_together, read, rearrang
 from index.changes import Keys
 from index.choosing import FLAT, Choice, build
 from index.columns import Columns
-from index.exact import Vectors
+from index.exact import Mask, Vectors
 from index.files import BESIDE, FileDigest, digest, rename_durably
 from index.frozen_truth import FrozenTruth
 from index.gpu import GPU_KIND, GpuFlat
 from index.manifest import Depth, SegmentInfo
+from index.product import Product
+from index.truth_rows import AT_ONCE
 from index.words import Words, WordsWriter
 from item.errors import StoreError
 
-KEY, PRODUCT_ID = "key", "product_id"
+NO_WORDS = Product(product_id="")  # of a row that is dead
+KEY, PRODUCT_ID, ALIVE = "key", "product_id", "alive"
 
 
 class Segment:
@@ -37,23 +44,38 @@ class Segment:
     def __init__(self, folder: Path, info: SegmentInfo) -> None:
         """Reads what `write_segment` has written, and checks it against `info`. Raises StoreError."""
         info.check_files(folder)
-        self.info = info
+        self.on_gpu: GpuFlat | None = None  # its vectors there, in place of the index
         try:
-            table = read_rows(folder / info.file("rows"))
             self.vectors = map_vectors(folder / info.file("vectors"))
             self.index = None if info.factory == FLAT else read_index(folder, info)
         except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+            raise StoreError(f"{folder}: a segment cannot be read ({error})") from error
+        self._read_rows(folder, info)
+
+    def _read_rows(self, folder: Path, info: SegmentInfo) -> None:
+        """Takes over what `info` says, but for vectors and index. Raises StoreError."""
+        try:
+            table = read_rows(folder / info.file("rows"))
+        except (OSError, pa.ArrowException) as error:
             raise StoreError(f"{folder}: a segment cannot be read ({error})") from error
         n = info.count
         num_indexed = n if self.index is None else self.index.faiss_index.ntotal
         if (table.num_rows, len(self.vectors), num_indexed) != (n, n, n):
             raise StoreError(f"{folder}: the files of a segment do not belong together")
+        self.info = info
         self.keys: Keys = table[KEY].to_numpy()
         self.ids = table[PRODUCT_ID].to_numpy()  # of strings: Arrow takes longer to find a few
-        self.attributes: pa.Table = table.drop_columns([KEY, PRODUCT_ID])
+        has_dead = ALIVE in table.column_names
+        self.alive: Mask | None = table[ALIVE].to_numpy() if has_dead else None  # at its revision; None: all
+        self.attributes: pa.Table = table.drop_columns([KEY, PRODUCT_ID, *([ALIVE] if has_dead else [])])
         words = info.find("words")
         self.words = None if words is None else Words(folder / words, n)  # None: written by an earlier version
-        self.on_gpu: GpuFlat | None = None  # its vectors there, in place of the index
+
+    def rewritten(self, folder: Path, info: SegmentInfo) -> Segment:
+        """The same vectors and index with the rows and words of `info`. Raises StoreError."""
+        segment = copy.copy(self)
+        segment._read_rows(folder, info)
+        return segment
 
     def __len__(self) -> int:
         return self.info.count
@@ -118,6 +140,30 @@ def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Cho
     )
 
 
+def rewrite_rows(
+    folder: Path, segment: Segment, attributes: pa.Table, alive: Mask, revision: int, frozen: FrozenTruth | None
+) -> SegmentInfo:
+    """Writes a segment's attributes, (n,) rows, and which of them are alive at a revision.
+
+    frozen: that revision or a later one; its words are written too. None: words are what they were.
+    """
+    rows, words = folder / f"rows.arrow{BESIDE}", folder / f"words.sqlite{BESIDE}"
+    ids = pa.chunked_array([pa.array(segment.ids, pa.string())])
+    write_table(rows, attributes.append_column(ALIVE, pa.array(alive)), segment.keys, ids)
+    written = [rows]
+    if frozen is not None:
+        with WordsWriter(words) as writer:
+            for start in range(0, len(segment), AT_ONCE):
+                keys = segment.keys[start : start + AT_ONCE].tolist()
+                found = frozen.products(keys)
+                writer.append([found.get(key, NO_WORDS) for key in keys])
+            writer.finish()
+        written.append(words)
+    kinds = tuple(f"{path.name.partition('.')[0]}-" for path in written)
+    kept = {name: file for name, file in segment.info.files.items() if not name.startswith(kinds)}
+    return replace(segment.info, revision=revision, files=kept | dict(map(name_by_content, written)))
+
+
 def write_rows(frozen: FrozenTruth, first_key: int, vectors: Path, rows: Path, words: Path) -> int:
     """Writes vectors, words, and keys, ids and attributes, block by block. Returns the number of products."""
     columns, keys, ids = Columns(), [], []
@@ -130,11 +176,15 @@ def write_rows(frozen: FrozenTruth, first_key: int, vectors: Path, rows: Path, w
             keys.append(block_keys)
             ids.append(pa.array([product.product_id for product in products], pa.string()))
         writer_of_words.finish()
-    table = columns.to_table()
-    table = table.append_column(KEY, pa.array(np.concatenate(keys))).append_column(PRODUCT_ID, pa.chunked_array(ids))
-    with pa.OSFile(str(rows), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    write_table(rows, columns.to_table(), np.concatenate(keys), pa.chunked_array(ids))
+    return len(columns)
+
+
+def write_table(path: Path, table: pa.Table, keys: Keys, ids: pa.ChunkedArray) -> None:
+    """Attributes with the keys and ids of their products, (n,)."""
+    table = table.append_column(KEY, pa.array(keys)).append_column(PRODUCT_ID, ids)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    return table.num_rows
 
 
 def write_header(file: IO[bytes], shape: tuple[int, ...], dtype: type[np.generic]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,8 +12,8 @@ import pyarrow as pa
 from index.choosing import Choice
 from index.files import BESIDE
 from index.manifest import Manifest, SegmentInfo, read_manifest, write_manifest
-from index.memory import Memory
-from index.segment import Segment, write_segment
+from index.memory import Memory, Snapshot
+from index.segment import Segment, rewrite_rows, write_segment
 from index.truth import Truth
 from item.errors import StoreError
 
@@ -24,16 +25,22 @@ SEGMENT_FILES = ("vectors-*.npy", "index-*.faiss", "order-*.npy", "rows-*.arrow"
 def write_segments(folder: Path, truth: Truth, kept: tuple[SegmentInfo, ...], choice: Choice) -> Manifest:
     """Publishes the segments that are kept, and one of everything with higher keys. Raises StoreError."""
     first_key = kept[-1].last_key if kept else 0
-    try:
-        with truth.frozen() as frozen:
-            new = () if frozen.count(first_key) == 0 else (write_segment(folder, frozen, first_key, choice),)
+    with writing(folder), truth.frozen() as frozen:
+        new = () if frozen.count(first_key) == 0 else (write_segment(folder, frozen, first_key, choice),)
         manifest = Manifest(segments=(*kept, *new))
         write_manifest(folder, manifest)
+    return manifest
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Says what keeps segments from being written as a StoreError, and removes what there is of them."""
+    try:
+        yield
     except (OSError, RuntimeError, pa.ArrowException) as error:  # a full disk, as Python, FAISS and Arrow say it
         for path in folder.glob(f"*{BESIDE}"):
             path.unlink()
         raise StoreError(f"{folder}: segments cannot be written ({error})") from error
-    return manifest
 
 
 def load_segments(folder: Path, truth: Truth, choice: Choice, *, writable: bool) -> tuple[Manifest, Memory]:
@@ -62,6 +69,19 @@ def merge_segments(folder: Path, truth: Truth, kept: Sequence[Segment], choice: 
     manifest = write_segments(folder, truth, tuple(one.info for one in kept), choice)
     new = [Segment(folder, info) for info in manifest.segments[len(kept) :]]
     return manifest, remember([*kept, *new], truth, manifest)
+
+
+def rewrite_segments(folder: Path, truth: Truth, snapshot: Snapshot) -> tuple[Manifest, Memory]:
+    """Publishes the same segments with the attributes of a snapshot, so that no earlier change need be read again."""
+    with writing(folder), truth.frozen() as frozen:
+        infos = [
+            rewrite_rows(folder, segment, attributes, alive, snapshot.revision, frozen if reworded else None)
+            for segment, attributes, alive, reworded in snapshot.parts()
+        ]
+        manifest = Manifest(segments=tuple(infos))
+        write_manifest(folder, manifest)
+    segments = [old.rewritten(folder, info) for old, info in zip(snapshot.segments, infos, strict=True)]
+    return manifest, remember(segments, truth, manifest)
 
 
 def remember(segments: Sequence[Segment], truth: Truth, manifest: Manifest) -> Memory:

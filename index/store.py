@@ -34,7 +34,7 @@ from index.filters import Filter
 from index.generations import read_generations, remove_others, switch
 from index.gpu import Gpu
 from index.lease import Lease
-from index.manifest import Stamp, stamp
+from index.manifest import Manifest, Stamp, stamp
 from index.memory import Memory, View
 from index.pictures import KeptPictures, remove_kept
 from index.product import Product
@@ -42,7 +42,7 @@ from index.ranking import NO_GROUPS, Query, Ranked, Ranking
 from index.recall import RecallEstimate, RecallSample
 from index.search import Found, search
 from index.segment import Segment
-from index.segment_files import load_segments, merge_segments, remove_unnamed
+from index.segment_files import load_segments, merge_segments, remove_unnamed, rewrite_segments
 from index.truth import Truth, read_level
 from index.upkeep import Upkeep, UpkeepThread
 from index.vector_store import checked, per_query
@@ -333,7 +333,7 @@ class Store:
             if self._lease is None:
                 raise ReadOnlyError(f"{self.folder}: is open to read; open it to write")
             yield apply
-        if self._thread is not None and self._next_merge() is not None:
+        if self._thread is not None and (self._next_merge() is not None or self._is_stale()):
             self._thread.wake()
 
     # Other generations
@@ -402,10 +402,13 @@ class Store:
     def maintain(self) -> bool:
         """Writes segments anew if they are due (`Upkeep`); returns whether they were."""
         with self._maintaining:
-            first = self._next_merge()
-            if first is not None:
+            if (first := self._next_merge()) is not None:
                 self._merge(first)
-        return first is not None
+            elif self._is_stale():
+                self._rewrite()
+            else:
+                return False
+        return True
 
     def compact(self) -> None:
         """Makes one segment of everything."""
@@ -416,6 +419,10 @@ class Store:
         with self._lock:
             return self.upkeep.first_due(self._memory)
 
+    def _is_stale(self) -> bool:
+        with self._lock:
+            return self.upkeep.is_stale(self._memory)
+
     def _merge(self, first: int) -> None:
         """Makes one segment of all segments from `first` on and of what is fresh."""
         if self._lease is None:
@@ -424,12 +431,22 @@ class Store:
         path = self.folder / self._generation
         manifest, memory = merge_segments(path, self._truth, kept, self.choice)
         self._hold_on_gpu(memory)
+        self._replace_segments(manifest, memory)
+
+    def _rewrite(self) -> None:
+        """Writes attributes, and words where these changed, beside the vectors and indexes that there are."""
+        with self._lock:
+            snapshot = self._memory.snapshot()
+        self._replace_segments(*rewrite_segments(self.folder / self._generation, self._truth, snapshot))
+
+    def _replace_segments(self, manifest: Manifest, memory: Memory) -> None:
+        """Searches segments that were published, and removes what they replace."""
         with self._writing:
             memory.apply(self._truth.changes(memory.revision, memory.last_key))
             with self._lock:
                 self._memory = memory
             self._truth.prune(manifest.revision)
-        remove_unnamed(path, manifest)
+        remove_unnamed(self.folder / self._generation, manifest)
 
     def _hold_on_gpu(self, memory: Memory) -> None:
         """Copies the vectors of segments that are new to the GPU, if there is one."""

@@ -118,14 +118,15 @@ class Truth:
         return next((self._decoder.vector(*row) for row in rows), None)
 
     def changes(self, since: int, last_key: int) -> Changes:
-        """What came after a revision whose highest key was `last_key`."""
+        """What came after a revision, and all products with keys above `last_key`."""
         with self._database.snapshot() as connection:
             revision = connection.execute("SELECT value FROM meta WHERE name = 'revision'").fetchone()[0]
             deleted = connection.execute("SELECT key FROM tombstones WHERE revision > ?", (since,)).fetchall()
             rows = connection.execute(
                 "SELECT p.key, p.product_id, p.checksum, p.body, v.checksum, v.vector FROM products p "
-                "LEFT JOIN vectors v ON v.key = p.key AND p.key > ? WHERE p.revision > ? ORDER BY p.key",
-                (last_key, since),
+                "LEFT JOIN vectors v ON v.key = p.key AND p.key > :last_key "
+                "WHERE p.revision > :since OR p.key > :last_key ORDER BY p.key",
+                {"last_key": last_key, "since": since},
             ).fetchall()
         written = []
         for key, product_id, checksum, body, vector_checksum, vector in rows:

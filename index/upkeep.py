@@ -19,8 +19,9 @@ class Upkeep:
     """When segments are written anew.
 
     flush_rows: fresh rows that are made into a segment. ratio: a segment is merged with newer ones once these have more
-    than a `ratio`-th of its rows. max_dead: the share of a segment's rows that may be dead. background: whether a
-    thread sees to it; without, `Store.maintain` does.
+    than a `ratio`-th of its rows; attributes are written anew after as many updates as a `ratio`-th of all rows.
+    max_dead: the share of a segment's rows that may be dead. background: whether a thread sees to it; without,
+    `Store.maintain` does.
     """
 
     flush_rows: int = 20_000
@@ -51,6 +52,13 @@ class Upkeep:
                 first = number
             newer += alive
         return first
+
+    def is_stale(self, memory: Memory) -> bool:
+        """Whether attributes of segments have changed so often that whoever opens them would have much to read again.
+
+        The caller holds the store's lock.
+        """
+        return memory.num_updated >= max(self.flush_rows, memory.num_segment_rows / self.ratio)
 
 
 class UpkeepThread:

@@ -37,7 +37,7 @@ def test_near_rows_come_to_lie_together() -> None:
     assert (before[1:] * before[:-1]).sum(axis=1).mean() < 0.5
 
 
-@pytest.mark.parametrize("factory", ["HNSW32,SQ8", "IVF16,SQ8"])
+@pytest.mark.parametrize("factory", ["HNSW16,SQ8", "IVF16,SQ8"])
 def test_rows_are_those_of_the_vectors(factory: str, tmp_path: Path) -> None:
     vectors = random_vectors(1500, WIDTH)
     built, order, _ = build(vectors, factory, 0.9)
@@ -52,8 +52,8 @@ def test_rows_are_those_of_the_vectors(factory: str, tmp_path: Path) -> None:
 def test_an_index_without_an_order_is_in_that_of_adding(tmp_path: Path) -> None:
     """Segments were once written so."""
     vectors = random_vectors(1500, WIDTH)
-    index = train(vectors, "HNSW32,SQ8")
+    index = train(vectors, "HNSW16,SQ8")
     add(index, vectors, adding_order(1500, 1024))
     faiss.write_index(index, str(tmp_path / "index"))
-    scores, rows = read(tmp_path / "index", "HNSW32,SQ8", None).near(vectors[:100], vectors, DEPTH)
+    scores, rows = read(tmp_path / "index", "HNSW16,SQ8", None).near(vectors[:100], vectors, DEPTH)
     assert (rows[np.arange(100), scores.argmax(axis=1)] == np.arange(100)).mean() > 0.95

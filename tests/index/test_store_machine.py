@@ -45,6 +45,11 @@ class StoreMachine(VectorStoreMachine):
         assert not self.store.maintain()
 
     @rule()
+    def rewrite(self) -> None:
+        with self.store.resting():
+            self.store._rewrite()
+
+    @rule()
     def reopen(self) -> None:
         self.store.close()
         self.store = Store.open(self.folder, writable=True, upkeep=SMALL)

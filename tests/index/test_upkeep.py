@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 import index.segment
+from index.check import check
+from index.filters import Equal
+from index.ranking import Ranking
 from index.store import Store
 from index.upkeep import Upkeep
 from item.errors import ConfigError
@@ -54,6 +57,54 @@ def test_a_segment_that_is_mostly_dead_is_made_again(store: Store) -> None:
     assert len(segment_files(folder)) == 3
     assert not segment_files(folder) & before
     assert len(store) == 14
+
+
+def kinds_kept(before: set[str], after: set[str]) -> set[str]:
+    """The kinds of files that are the same."""
+    return {name.partition("-")[0] for name in before & after}
+
+
+@pytest.mark.usefixtures("few_are_many")
+def test_many_updates_have_attributes_written_anew(tmp_path: Path) -> None:
+    """Vectors and index stay, words unless texts changed; the dead stay dead, and nothing is left to read again."""
+    vectors, upkeep = random_vectors(80), Upkeep(background=False, flush_rows=10, ratio=4.0)
+    blocks = [([product(f"p{row}", price=1.0, colour="red") for row in range(80)], vectors)]
+    with Store.create(tmp_path, about(), blocks, upkeep=upkeep) as store:
+        folder = generation_folder(tmp_path)
+        store.delete(["p3", "p79"])
+        before = segment_files(folder)
+        store.update([product(f"p{row}", price=2.0, colour="red") for row in range(4, 23)])
+        assert not store.maintain()  # a quarter of the rows
+        store.update([product("p23", price=2.0, colour="red")])
+        assert store.maintain()
+        assert not store.maintain()
+        assert kinds_kept(before, segment_files(folder)) == {"vectors", "index", "words"}
+        assert len(segment_files(folder)) == 4
+        before = segment_files(folder)
+        store.update([product(f"p{row}", price=2.0, colour="blue") for row in range(30, 50)])
+        store.upsert([product("p80", price=2.0, colour="blue"), product("p5", price=1.0, colour="green")], vectors[:2])
+        assert store.maintain()
+        assert kinds_kept(before, segment_files(folder)) == {"vectors", "index"}
+    for writable in (False, True):
+        with Store.open(tmp_path, writable=writable, upkeep=upkeep) as store:
+            assert store._memory.num_updated == 0
+            assert len(store) == 79
+            bought = store.search(vectors[:1], 100, filters=[Equal("price", 2.0)])[0].product_ids
+            assert sorted(bought) == sorted(f"p{row}" for row in (4, *range(6, 24), *range(30, 50), 80))
+            ranked = store.rank(vectors[0], 21, Ranking(words="blue", lexical_weight=1.0))
+            assert sorted(ranked.found.product_ids) == sorted(f"p{row}" for row in (*range(30, 50), 80))
+            assert not store.maintain()
+    assert check(tmp_path, repair=False)
+
+
+def test_the_thread_writes_attributes_anew(tmp_path: Path) -> None:
+    blocks = [([product(f"p{row}", price=1.0) for row in range(20)], random_vectors(20))]
+    with Store.create(tmp_path, about(), blocks, upkeep=Upkeep(flush_rows=10)) as store:
+        before = store._memory.segments
+        for price in (2.0, 3.0):
+            store.update([product(f"p{row}", price=price) for row in range(10)])
+        _wait_for(lambda: store._memory.segments is not before and store._memory.num_updated == 0)
+        assert len(store.search(random_vectors(1), 20, filters=[Equal("price", 3.0)])[0].hits) == 10
 
 
 def test_a_thread_makes_segments(tmp_path: Path) -> None:
