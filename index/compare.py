@@ -26,6 +26,7 @@ from index.approximate import GRAPH, Approximate, close_together, rearrange, wra
 from index.choosing import FLAT, Choice, build, factories
 from index.exact import Rows, Vectors, nearest
 from index.generations import collection_folders
+from index.gpu import GPU_KIND, find_gpu
 from index.manifest import Depth, depth_for
 from index.store import Store
 from item.errors import ConfigError, ItemError
@@ -47,7 +48,10 @@ class Measured:
 
 
 def compare(vectors: Vectors, queries: Vectors, recall: float) -> Iterator[Measured]:
-    """Exact search, then every kind of index that the store knows. (n, D) and (Q, D) of unit norm, none in both."""
+    """Exact search, on a GPU too if there is one, then every kind of index that the store knows.
+
+    (n, D) and (Q, D) of unit norm, none in both.
+    """
     exact = nearest(queries, vectors, K)[1]
     yield Measured(
         kind=FLAT,
@@ -56,6 +60,18 @@ def compare(vectors: Vectors, queries: Vectors, recall: float) -> Iterator[Measu
         bytes_per_row=0.0,
         build_s=0.0,
     )
+    gpu = find_gpu("auto")
+    since = time.perf_counter()
+    if gpu is not None and (held := gpu.hold(vectors)) is not None:
+        build_s = time.perf_counter() - since
+        found = np.concatenate([held.nearest(batch, K)[1] for batch in batches(queries)])
+        yield Measured(
+            kind=GPU_KIND,
+            recall=recall_of(found, exact),
+            batch_ms=median_ms(queries, lambda batch: held.nearest(batch, K)[1]),
+            bytes_per_row=0.0,
+            build_s=build_s,
+        )
     for factory in factories(*vectors.shape):
         since = time.perf_counter()
         faiss_index, order, depths = build(vectors, factory, recall)
@@ -64,14 +80,18 @@ def compare(vectors: Vectors, queries: Vectors, recall: float) -> Iterator[Measu
         build_s = time.perf_counter() - since
         search = partial(found_by, wrap(faiss_index, factory, order), vectors, depth_for(depths, K))
         found = np.concatenate([search(batch) for batch in batches(queries)])
-        shares = [np.isin(want, have).mean() for want, have in zip(exact, found, strict=True)]
         yield Measured(
             kind=factory,
-            recall=float(np.mean(shares)),
+            recall=recall_of(found, exact),
             batch_ms=median_ms(queries, search),
             bytes_per_row=len(faiss.serialize_index(faiss_index)) / len(vectors),
             build_s=build_s,
         )
+
+
+def recall_of(found: Rows, exact: Rows) -> float:
+    """The mean share of the exact rows, (Q, K), that were found, (Q, K)."""
+    return float(np.mean([np.isin(want, have).mean() for want, have in zip(exact, found, strict=True)]))
 
 
 def found_by(index: Approximate, vectors: Vectors, depth: Depth, batch: Vectors) -> Rows:
