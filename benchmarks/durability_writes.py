@@ -79,7 +79,15 @@ class Operation:
         return store
 
 
-KINDS = {"upsert": 60, "update": 18, "delete": 14, "compact": 3, "create": 4, "delete all": 1}  # with their weights
+KINDS = {  # with their weights
+    "upsert": 56,
+    "update": 16,
+    "update all": 6,
+    "delete": 14,
+    "compact": 3,
+    "create": 4,
+    "delete all": 1,
+}
 
 
 def drawn_operation(state: State, clock: int, rng: Random) -> Operation:
@@ -96,7 +104,7 @@ def drawn_operation(state: State, clock: int, rng: Random) -> Operation:
         case "create":
             numbers = rng.sample(there, k=rng.randint(0, len(there)))
         case _:
-            numbers = there if kind == "delete all" else []
+            numbers = there if kind.endswith(" all") else []
     kind = kind.removesuffix(" all")
     versions = range(clock, clock + len(numbers))
     kept = kind == "update"
@@ -136,6 +144,8 @@ def whole_script(merges: int) -> tuple[Operation, ...]:
     script.add("update", (3, 4))
     script.add("delete", (5, 6, 99))
     script.add("maintain")
+    script.add("update", range(7, 27))
+    script.add("maintain")
     for turn in range(merges):
         first = 40 + 12 * turn
         script.add("upsert", range(first, first + 12))
@@ -167,6 +177,8 @@ def script_to_damage(num_segments: int) -> tuple[Operation, ...]:
     script.add("create", range(130))
     if num_segments == 2:
         script.add("upsert", range(130, 144))
+        script.add("maintain")
+        script.add("update", range(9, 39))
         script.add("maintain")
     for number in range(4):
         script.add("update", (number,))
