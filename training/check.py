@@ -35,6 +35,8 @@ from item.progress import Progress
 FIELDS = ("title", "description", "images", "category", "group_id", "language", "split")
 SMALLEST_LEAVES = 5  # that are shown by name
 COMMONEST_REASONS = 20
+TYPE_NAMES = {str: "string", float: "number", bool: "boolean", list: "list"}
+_NUMBER = re.compile(r"-?(0|[1-9]\d{0,8})(\.\d+)?")
 _PICTURES_AT_ONCE = 32  # handed to a process
 
 
@@ -61,6 +63,8 @@ class Report:
     splits_by_rule: bool  # the catalogue names none
     levels: dict[int, int]  # number of category levels -> rows
     leaves: dict[str, int]  # category path -> rows, the smallest first
+    attributes: dict[str, int]  # name and type -> rows, by name
+    numbers_as_text: tuple[str, ...]  # attributes that are strings in all rows, and all numbers
     repeated_titles: Repeated
     repeated_pictures: Repeated  # of the same bytes
 
@@ -120,6 +124,8 @@ def check(path: Path, workers: int) -> tuple[Catalog, Report]:
         splits_by_rule=by_rule,
         levels=dict(sorted(Counter(map(len, categories)).items())),
         leaves=dict(sorted(leaves.items(), key=lambda leaf: (leaf[1], leaf[0]))),
+        attributes=_attributes(listings),
+        numbers_as_text=_numbers_as_text(listings),
         repeated_titles=_repeated(listing.title for listing in listings),
         repeated_pictures=_repeated(digests),
     )
@@ -144,6 +150,10 @@ def table_of(report: Report) -> str:
         "Splits" + " by the rule (the catalogue names none)" * report.splits_by_rule: report.splits,
         "Rows by category levels": {
             f"{levels} level{'s' * (levels > 1)}": rows for levels, rows in report.levels.items()
+        },
+        "Attributes": report.attributes,
+        "Attributes that filters cannot compare: numbers as text; in a CSV, name the column NAME:number": {
+            name: report.attributes[f"{name} (string)"] for name in report.numbers_as_text
         },
         f"Smallest of {len(report.leaves):,} leaf categories": smallest,
         "Repeated (for information)": {
@@ -171,6 +181,22 @@ def _decode(
             kept.append((place, listing))
             digests.append(digest)
     return kept, unreadable, digests
+
+
+def _attributes(listings: Iterable[Listing]) -> dict[str, int]:
+    counts = Counter(
+        f"{name} ({TYPE_NAMES[type(value)]})" for listing in listings for name, value in listing.attributes.items()
+    )
+    return dict(sorted(counts.items()))
+
+
+def _numbers_as_text(listings: Iterable[Listing]) -> tuple[str, ...]:
+    """Those whose every value is written as a number is; leading zeros and many digits are of identifiers."""
+    numeric: dict[str, bool] = {}
+    for listing in listings:
+        for name, value in listing.attributes.items():
+            numeric[name] = numeric.get(name, True) and isinstance(value, str) and bool(_NUMBER.fullmatch(value))
+    return tuple(sorted(name for name, all_are in numeric.items() if all_are))
 
 
 def _read_pictures(pictures: Sequence[Picture], workers: int) -> list[tuple[str, str]]:

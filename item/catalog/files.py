@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from item.catalog.rows import no_product_id, unique_object
+from item.catalog.rows import COLUMNS, no_product_id, unique_object
 from item.errors import CatalogError, ListingError
 
 Row = Mapping[str, object]
@@ -38,6 +38,7 @@ def jsonl_rows(path: Path) -> Rows:
 def csv_rows(path: Path) -> Rows:
     """Comma-separated cells under a header, quoted with '"' (RFC 4180); blank lines are skipped.
 
+    Cells are strings; those of an attribute whose name ends in a type, as in `price:number`, are of it (`CELL_TYPES`).
     After a broken row the file is taken up again on the next line, so that a quote that is never closed does not
     swallow the rows behind it.
     """
@@ -49,7 +50,8 @@ def csv_rows(path: Path) -> Rows:
             header = next((cells for cells in reader if cells), [])
         except csv.Error as error:
             raise CatalogError(f"{path}: the header cannot be read: {error}") from error
-        _check_header(path, header)
+        columns = [_typed_column(name) for name in header]
+        _check_header(path, [name for name, _ in columns])
         while (line := lines.start_row()) is not None:
             try:
                 cells = next(reader)
@@ -58,7 +60,7 @@ def csv_rows(path: Path) -> Rows:
                 yield line, ListingError("row", f"broken CSV: {error}; check the quotes")
                 continue
             if len(cells) == len(header):
-                yield line, dict(zip(header, cells, strict=True))
+                yield line, _typed_cells(columns, cells)
             elif cells:
                 reason = f"has {len(cells)} cells where the header has {len(header)}; quote cells with commas"
                 yield line, ListingError("row", reason)
@@ -79,6 +81,32 @@ def parquet_rows(path: Path) -> Rows:
         raise CatalogError(f"{path}: damaged or no Parquet file ({error}){behind}; write it again") from error
 
 
+def _typed_column(name: str) -> tuple[str, str]:
+    """ "price:number" -> its name and type; the type is empty for a string."""
+    stem, _, kind = name.rpartition(":")
+    return (stem, kind) if stem.strip() and kind in CELL_TYPES and stem not in COLUMNS else (name, "")
+
+
+def _typed_cells(columns: Sequence[tuple[str, str]], cells: Sequence[str]) -> Row:
+    """By column; in place of a cell that is not of its type, why the row cannot be used."""
+    return {name: _typed(name, kind, cell) for (name, kind), cell in zip(columns, cells, strict=True)}
+
+
+def _typed(name: str, kind: str, cell: str) -> object:
+    if not kind or not cell.strip():
+        return cell
+    try:
+        return CELL_TYPES[kind](cell.strip())
+    except (KeyError, ValueError):
+        return ListingError(name, f"{cell!r} is no {kind}; mend it, or leave the type out of the column's name")
+
+
+# What a CSV attribute's name may end in, behind a colon, and how its cells are read.
+CELL_TYPES: Mapping[str, Callable[[str], object]] = {
+    "number": float,
+    "boolean": {"true": True, "false": False, "True": True, "False": False, "1": True, "0": False}.__getitem__,
+    "list": lambda cell: [item.strip() for item in cell.split("|") if item.strip()],
+}
 READERS: Mapping[str, Callable[[Path], Rows]] = {".parquet": parquet_rows, ".jsonl": jsonl_rows, ".csv": csv_rows}
 
 

@@ -205,6 +205,8 @@ def _members(value: object) -> Mapping[str, object]:
 
 
 def _attribute(name: str, value: object) -> AttributeValue:
+    if isinstance(value, ListingError):  # of the file's reader
+        raise value
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float | Decimal):

@@ -186,6 +186,41 @@ def test_bad_rows_of_csv_are_refused_alone(tmp_path: Path) -> None:
     assert "broken CSV" in reason(path, 12)
 
 
+def test_columns_of_csv_may_say_their_type(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "product_id,title,title:number,price:number,new:boolean,sizes:list,ean,eu:size,:number,language:list\n"
+        "1,mug,cup,19.99,true,S | M|,0123,42,x,en\n"
+        "2,mug,cup, -3e2 ,0,,9,,,en\n"
+        "3,mug,cup,cheap,true,S,,,,en\n"
+        "4,mug,cup,,maybe,S,,,,en\n"
+        "5,mug,cup,1e999,true,S,,,,en\n"
+    )
+    first, second = read_catalog(path).listings
+    assert first.attributes == {
+        "title:number": "cup",
+        "price": 19.99,
+        "new": True,
+        "sizes": ["S", "M"],
+        "ean": "0123",
+        "eu:size": "42",
+        ":number": "x",
+        "language:list": "en",
+    }
+    assert second.attributes == {
+        "title:number": "cup",
+        "price": -300.0,
+        "new": False,
+        "ean": "9",
+        "language:list": "en",
+    }
+    assert outcome(path)[2:] == [(4, "3", "price"), (5, "4", "new"), (6, "5", "price")]
+    assert reason(path, 4) == "'cheap' is no number; mend it, or leave the type out of the column's name"
+    path.write_text("product_id,price,price:number\n1,2,3\n")
+    with pytest.raises(CatalogError, match="there are two columns 'price'"):
+        read_catalog(path)
+
+
 def test_a_quote_never_closed_at_the_top_of_a_long_file_loses_one_row(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('product_id,title\n0,"open\n' + "".join(f"{i},mug {i}\n" for i in range(1, 20_001)))

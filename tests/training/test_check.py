@@ -84,6 +84,8 @@ def test_the_report_counts_everything(shop: Path, capsys: pytest.CaptureFixture[
         "splits_by_rule": False,
         "levels": {"1": 1, "2": 2},
         "leaves": {"Home": 1, "Home/Mugs": 2},
+        "attributes": {},
+        "numbers_as_text": [],
         "repeated_titles": {"values": 1, "rows": 2},
         "repeated_pictures": {"values": 1, "rows": 2},
     }
@@ -165,3 +167,25 @@ def test_several_processes_give_the_same_report(shop: Path) -> None:
     assert run(shop, "--json", "one.json") == 0
     assert main(["--catalog", str(shop), "--workers", "2", "--json", "two.json"]) == 0
     assert Path("one.json").read_text() == Path("two.json").read_text()
+
+
+def test_attributes_are_counted_and_numbers_as_text_are_pointed_out(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "catalog.csv").write_text(
+        "product_id,title,price,ean,sku,stock:number,brand\n"
+        "1,mug,19.90,4006381333931,7,3,Acme\n"
+        "2,mug,-5,4006381333932,007,,\n"
+        "3,mug,0.5,4006381333933,8,4,Acme\n"
+    )
+    assert run(shop, "--json", "report.json") == 0
+    report = json.loads(Path("report.json").read_text())
+    assert report["attributes"] == {
+        "brand (string)": 2,
+        "ean (string)": 3,
+        "price (string)": 3,
+        "sku (string)": 3,
+        "stock (number)": 2,
+    }
+    assert report["numbers_as_text"] == ["price"]  # no identifiers, which have many digits or begin with 0
+    assert "name the column NAME:number\n  3  price\n" in capsys.readouterr().out
