@@ -11,7 +11,9 @@ of at least 0.99 on the same queries; runs alternate. Each bare index is (recall
 where benchmarks/search_peers.py runs on the same files.
 
 `upsert_ms`, `delete_ms`: a row, in batches of 100, each visible to the next search. `open_s`: a store that was closed.
-`build_s` and `memory_vs_limit`, the peak of a fresh process over (vectors in float32 + index), at growing sizes.
+`build_s` and `memory_vs_limit`, the peak of a fresh process over (vectors in float32 + index), at growing sizes; the
+benchmark of a store that is there leaves them out, so that they have a results file of their own
+(`--sizes --json benchmarks/results/search-sizes.json`).
 """
 
 from __future__ import annotations
@@ -240,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--store", type=Path, help="one that benchmarks.filters has left; it is written to, sizes are not measured"
     )
+    parser.add_argument("--sizes", action="store_true", help="only how building grows with the rows")
     parser.add_argument("--build", nargs=2, metavar=("ROWS", "DIR"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.build:
@@ -255,6 +258,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         store_folder = arguments.store or folder / str(count)
         if arguments.store is None:
             results = sizes([count] if arguments.quick else [count // 10, count // 3, count], folder)
+        if arguments.sizes:
+            write_report("search", results, PACKAGES, arguments.json)
+            return 0
         vectors = np.concatenate([block for block, _ in clusters.draw(count, seed=0)])
         write_report("search", results, PACKAGES, arguments.json)  # the rest takes long
         with open_untouched(store_folder, count) as store:

@@ -13,9 +13,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -40,6 +40,8 @@ from item.catalog.reader import find_files
 from item.engine.interface import Engine
 from item.engine.loading import warm_up
 from item.errors import CatalogError, StoreError
+from item.fetching.fetcher import Fetcher
+from item.fetching.hosts import AllowedHosts, is_public, is_public_or_intranet
 from item.v1 import item_pb2, item_pb2_grpc
 
 if TYPE_CHECKING:
@@ -69,11 +71,12 @@ class Changed:
 class AdminHandlers:
     """The rpcs as functions of a request, without a word of gRPC; what is wrong is raised as a RequestError.
 
-    backups: the folder that backups go to; None: there is none.
+    backups: the folder that backups go to; None: there is none. private_addresses: whether pictures may be fetched from
+    those of an intranet or of this machine.
     """
 
-    def __init__(self, handlers: Handlers, backups: Path | None) -> None:
-        self.handlers, self.backups = handlers, backups
+    def __init__(self, handlers: Handlers, backups: Path | None, *, private_addresses: bool = False) -> None:
+        self.handlers, self.backups, self.private_addresses = handlers, backups, private_addresses
         self._busy: dict[tuple[str, str], threading.Event] = {}  # what runs, and whether it was told to stop
         self._ended = threading.Condition()
 
@@ -133,11 +136,12 @@ class AdminHandlers:
                 catalog=request.catalog or store.about.catalog,
                 catalog_sha256=store.about.catalog_sha256,
                 splits=store.about.splits,
+                hosts=store.about.hosts,
             )
-            reencoder = Reencoder(
-                engine=engine, pictures=Pictures(store.folder, catalog), words_alone=request.words_alone
-            )
-            with closing(reembed(store, about, reencoder, stop, rate)) as steps:
+            with (
+                self._reencoder(store, about, engine, catalog, request.words_alone) as reencoder,
+                closing(reembed(store, about, reencoder, stop, rate)) as steps,
+            ):
                 first = True
                 for step in steps:
                     now = time.monotonic()
@@ -152,12 +156,9 @@ class AdminHandlers:
             store = self._local(name)
             generation = self._finished(store, request.generation)
             about = about_of(store, generation)
-            reencoder = Reencoder(
-                engine=self._ready_engine(about),
-                pictures=Pictures(store.folder, find_again(about.catalog)),
-                words_alone=request.words_alone,
-            )
-            return self._change(name, store, generation, reencoder.engine, reencoder)
+            engine, catalog = self._ready_engine(about), find_again(about.catalog)
+            with self._reencoder(store, about, engine, catalog, request.words_alone) as reencoder:
+                return self._change(name, store, generation, engine, reencoder)
 
     def rollback(self, request: item_pb2.RollbackRequest) -> Changed:
         """Lets the generation before count again."""
@@ -174,13 +175,9 @@ class AdminHandlers:
                     f"{generation} was not the source of {store.generation}: what was written since cannot be told from"
                     " the rest; set it to go back to the products as they were then",
                 )
-            engine = self._ready_engine(about, request.model)
-            reencoder = Reencoder(
-                engine=engine,
-                pictures=Pictures(store.folder, find_again(about.catalog)),
-                words_alone=request.words_alone,
-            )
-            return self._change(name, store, generation, engine, None if request.discard_writes else reencoder)
+            engine, catalog = self._ready_engine(about, request.model), find_again(about.catalog)
+            with self._reencoder(store, about, engine, catalog, request.words_alone) as reencoder:
+                return self._change(name, store, generation, engine, None if request.discard_writes else reencoder)
 
     def backup(self, request: item_pb2.BackupRequest) -> item_pb2.BackupResponse:
         """Copies a collection to a folder of its own."""
@@ -229,6 +226,22 @@ class AdminHandlers:
                 "generation", f"{name!r} is not finished; call Reembed again, which goes on with it"
             )
         return name
+
+    @contextmanager
+    def _reencoder(
+        self, store: Store, about: About, engine: Engine, catalog: Sequence[Path], words_alone: bool
+    ) -> Iterator[Reencoder]:
+        """Fetches pictures from the hosts that the collection's own were fetched from, and from no others."""
+        with ExitStack() as held:
+            fetcher = None
+            if about.hosts:
+                is_allowed = is_public_or_intranet if self.private_addresses else is_public
+                max_bytes = engine.preprocessor.config.max_picture_bytes
+                fetcher = held.enter_context(
+                    Fetcher(AllowedHosts(about.hosts), max_bytes=max_bytes, is_allowed=is_allowed)
+                )
+            pictures = Pictures(store.folder, catalog, fetcher)
+            yield Reencoder(engine=engine, pictures=pictures, words_alone=words_alone)
 
     def _ready_engine(self, about: About, model: str = "") -> Engine:
         engine = self.handlers.engine_of(about, model)

@@ -70,6 +70,7 @@ class ServerConfig:
         max_waiting: calls that may wait for the model before further ones are refused.
         grace_s: how long calls in flight may go on once the server is told to stop.
         backups: the folder that Backup writes to; None: there is none.
+        allow_private_addresses: whether Reembed may fetch pictures from those of an intranet or of this machine.
         device, num_threads: where models run (item.engine.loading), and where the index is searched (index.gpu).
         num_adapters: adapters of a model that are kept in memory.
     """
@@ -80,6 +81,7 @@ class ServerConfig:
     max_waiting: int = 64
     grace_s: float = 10.0
     backups: Path | None = None
+    allow_private_addresses: bool = False
     device: str = "auto"
     num_threads: int | None = None
     num_adapters: int = 64
@@ -145,7 +147,7 @@ class Server:
             load=partial(load_model, config),
         )
         self.service.handlers = handlers
-        self.admin.handlers = AdminHandlers(handlers, config.backups)
+        self.admin.handlers = AdminHandlers(handlers, config.backups, private_addresses=config.allow_private_addresses)
         self._taking_over = asyncio.create_task(self._take_over())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return handlers
@@ -271,6 +273,9 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("--milvus", metavar="URI", help="collections in Milvus; its token is in MILVUS_TOKEN")
     parser.add_argument("--read-only", action="store_true", help="never write to the index; others may")
     parser.add_argument("--backups", type=Path, metavar="DIR", help="folder that the rpc Backup writes to (none)")
+    parser.add_argument(
+        "--allow-private-addresses", action="store_true", help="Reembed may fetch pictures from an intranet, too"
+    )
     parser.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=defaults.port, help="0 takes a free one (%(default)s)")
     parser.add_argument("--variant", metavar="NAME", help="a variant that deploy.export made (full precision)")
@@ -326,6 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             max_waiting=args.max_waiting,
             grace_s=args.grace_s,
             backups=args.backups,
+            allow_private_addresses=args.allow_private_addresses,
             device=args.device,
             num_threads=args.threads,
             num_adapters=args.adapters,

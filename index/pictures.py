@@ -2,8 +2,8 @@
 
     COLLECTION/pictures/        those that came with writes, one file a product, named by the sha256 of its id
 
-They are looked for there first, then under the catalogue's folder by the product's reference, then, where the catalogue
-is a Parquet file with pictures inside, in the product's row.
+They are looked for there first; then at the product's reference where that is a URL; then under the catalogue's folder
+by the reference; then, where the catalogue is a Parquet file with pictures inside, in the product's row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 
 from index.files import BESIDE
 from index.product import Product
-from item.catalog.listing import Picture
-from item.catalog.rows import parse_listing
+from item.catalog.listing import Listing, Picture
+from item.catalog.rows import is_url, parse_listing
 from item.errors import ListingError
+from item.fetching.fetcher import Fetcher
 
 logger = logging.getLogger(__name__)
 
@@ -92,19 +93,22 @@ class Pictures:
     Args:
         collection: its folder.
         catalog: the catalogue's files; none where it is not there any more.
+        fetcher: fetches those that are URLs; None: they cannot be had.
     """
 
-    def __init__(self, collection: Path, catalog: Sequence[Path]) -> None:
-        self.collection, self.catalog = collection, catalog
+    def __init__(self, collection: Path, catalog: Sequence[Path], fetcher: Fetcher | None = None) -> None:
+        self.collection, self.catalog, self.fetcher = collection, catalog, fetcher
         # Not resolved: pictures lie beside the link, where the catalogue is one.
         self.folders = list(dict.fromkeys(Path(os.path.normpath(file.parent.absolute())) for file in catalog))
 
     def of(self, product: Product) -> Picture:
-        """The picture that a product's vector is made of. Raises ListingError where it cannot be had."""
+        """The picture that a product's vector is made of, not fetched yet. Raises ListingError: it cannot be had."""
         kept = kept_path(self.collection, product.product_id)
         if kept.is_file():
             return Picture(path=kept, reference=product.image)
         again = "write the product again, give a catalogue that has it, or allow words alone"
+        if self.fetcher is not None and is_url(product.image):
+            return Picture(url=product.image, reference=product.image)
         if not self.catalog:
             raise ListingError("image", f"{product.image!r}: there is no catalogue to read it in; {again}")
         if (path := self._path(product.image)) is not None:
@@ -114,6 +118,10 @@ class Pictures:
                 return picture
         where = ", ".join(map(str, self.folders))
         raise ListingError("image", f"{product.image!r} is not in the catalogue's files or under {where}; {again}")
+
+    def fetched(self, listings: Iterable[Listing]) -> Iterator[Listing | ListingError]:
+        """Listings with the bytes of pictures that are URLs, or why they cannot be had."""
+        return iter(listings) if self.fetcher is None else self.fetcher.with_bytes(listings)
 
     def _path(self, reference: str) -> Path | None:
         """The file of a reference within the catalogue's folders: references come with writes, from anywhere."""

@@ -69,13 +69,19 @@ class Reencoder:
         pending = sorted(products.items())
         encoded: list[tuple[int, Product, Vectors]] = []
         while pending:
-            listings, kept, again = [], [], []
+            asked, listings, kept, again = [], [], [], []
             for key, product in pending:
                 try:
-                    listings.append(self.listing(product))
-                    kept.append((key, product))
+                    asked.append((key, product, self.listing(product)))
                 except ListingError as error:
                     again.append((key, product, error))
+            fetched = self.pictures.fetched(listing for _, _, listing in asked)
+            for (key, product, _), listing in zip(asked, fetched, strict=True):
+                if isinstance(listing, ListingError):
+                    again.append((key, product, listing))
+                else:
+                    listings.append(listing)
+                    kept.append((key, product))
             if kept:
                 result = self.engine.encode(listings)
                 lengths = np.linalg.norm(result.vectors, axis=1)

@@ -64,6 +64,11 @@ def parse_listing(row: Mapping[str, object], *, folder: Path, urls: bool = False
     return listing
 
 
+def is_url(reference: str) -> bool:
+    """Whether a picture's reference is a URL, not a path."""
+    return _URL.match(reference) is not None
+
+
 def no_product_id(columns: Iterable[str]) -> str:
     """The reason given for rows without a column product_id, with the column that may have been meant."""
     columns = list(columns)
@@ -152,7 +157,7 @@ def _picture(column: str, value: object, folder: Path, urls: bool) -> Picture | 
     if not isinstance(value, str):
         raise ListingError(column, f"{_shown(value)} is no picture; give a path, bytes, or {{'bytes', 'path'}}")
     path = _text(column, value)
-    if _URL.match(path):
+    if is_url(path):
         if not urls:
             reason = "is a URL, which is not fetched; give index.build --allow-host, or download it and give its path"
             raise ListingError(column, f"{_shown(path)} {reason}")

@@ -83,7 +83,9 @@ def running_shop() -> Iterator[Shop]:
     shop = Shop()
     thread = threading.Thread(target=shop.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield shop
-    shop.server.shutdown()
-    thread.join()
-    shop.server.server_close()
+    try:
+        yield shop
+    finally:
+        shop.server.shutdown()
+        thread.join()
+        shop.server.server_close()

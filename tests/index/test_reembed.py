@@ -23,13 +23,16 @@ from index.about import About
 from index.exact import Vectors
 from index.generations import read_generations
 from index.overlap import measure_overlap
-from index.pictures import KEPT, KeptPictures, Pictures
+from index.pictures import KEPT, KeptPictures, Pictures, remove_kept
 from index.product import Product
 from index.reembed import ChangeOver, Progress, Reencoder, RefusedError, reembed
 from index.store import Store
 from item.catalog.listing import Listing
 from item.engine.interface import Encoded
 from item.errors import ListingError, ReadOnlyError, StoreError
+from item.fetching.fetcher import Fetcher
+from item.fetching.hosts import AllowedHosts
+from tests.fetching.picture_server import answer, running_shop
 from tests.index.conftest import BY_HAND, CHECKOUT, about, python, unit
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -85,6 +88,7 @@ class Shop:
         self.held: dict[str, tuple[Product, bytes]] = {}
         self.catalog = folder / "catalog.csv"
         self.catalog.write_text("product_id,title\n")
+        self.pictures = Pictures(self.store.folder, [self.catalog])
 
     def upsert(self, product_id: str, title: str, picture: bytes = b"") -> None:
         product = Product(product_id=product_id, title=title, image=f"sent/{title}", has_picture=bool(picture))
@@ -103,8 +107,7 @@ class Shop:
         assert self.store.delete([product_id]) == [self.held.pop(product_id, None) is not None]
 
     def reencoder(self, space: str, words_alone: bool = False) -> Reencoder:
-        pictures = Pictures(self.store.folder, [self.catalog])
-        return Reencoder(engine=self.engines[space], pictures=pictures, words_alone=words_alone)
+        return Reencoder(engine=self.engines[space], pictures=self.pictures, words_alone=words_alone)
 
     def reembed(self, stop: threading.Event | None = None, **options: Any) -> Iterator[Progress]:
         made = About(space=NEW, vector_width=8, model="new")
@@ -369,6 +372,37 @@ class TestPictures:
         (tmp_path / "default").mkdir()
         KeptPictures(tmp_path / "default").keep({"mug": b"newer"})
         assert read("mug", "images/mug.png") == b"newer"
+
+    def test_urls_are_fetched_from_the_hosts_of_the_collection_alone(self, shop: Shop) -> None:
+        """All at once; what cannot be had is refused, with the way out, and its neighbours go on."""
+        with (
+            running_shop() as there,
+            Fetcher(AllowedHosts(("localhost",)), max_bytes=100, is_allowed=lambda address: True) as fetcher,
+        ):
+            urls = {f"u{number}": there.url(f"/{number}.png", answer(200, b"%d" % number)) for number in range(40)}
+            urls["gone"] = there.url("/gone.png", answer(404))
+            urls["elsewhere"] = there.url("/1.png", host="127.0.0.1")
+            for name, url in urls.items():
+                shop.upsert(name, name, b"-")
+                shop.store.update([replace(shop.held[name][0], image=url)])
+            remove_kept(shop.store.folder)
+            shop.pictures = Pictures(shop.store.folder, [], fetcher)
+            *_, last = shop.reembed()
+            assert sorted(last.refused) == ["elsewhere", "gone"]
+            assert "answers 404" in last.refused["gone"]
+            assert "allow" in last.refused["elsewhere"]
+            shop.change_over(words_alone=True)
+        for name, url in urls.items():
+            product, _ = shop.held[name]
+            has_picture = name not in last.refused
+            picture = name.removeprefix("u").encode() if has_picture else b""
+            shop.held[name] = replace(product, image=url, has_picture=has_picture), picture
+        shop.check()
+
+    def test_without_a_host_no_url_is_asked(self, tmp_path: Path) -> None:
+        pictures = Pictures(tmp_path, [])
+        with pytest.raises(ListingError, match=r"'https://a.example/x.png': there is no catalogue to read it in"):
+            pictures.of(Product(product_id="a", image="https://a.example/x.png"))
 
     def test_no_more_are_kept_than_there_is_room_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(index.pictures, "MAX_KEPT_BYTES", 10)
