@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from item.evaluation import classification
@@ -78,20 +79,28 @@ def test_one_leaf_needs_no_probe() -> None:
     assert probe_leaves(train, train, [A] * len(train), train, [A] * len(train)) == [A] * len(train)
 
 
-def test_val_chooses_the_strength(monkeypatch: pytest.MonkeyPatch) -> None:
-    train, names = clusters(10)
-    fitted = []
+def test_val_chooses_the_strength() -> None:
+    """Against regressions that are each fitted from nothing; listings learned from want another one than new ones."""
+    generator = np.random.default_rng(2)
+    centres, names = clusters(60)
+    train, queries = (unit(centres + generator.normal(0, 0.5, centres.shape)) for _ in range(2))
+    mean = train.mean(axis=0)
+    scale = np.linalg.norm(train - mean) / len(train) ** 0.5
+    texts = ["/".join(name) for name in names]
+    fits = [
+        LogisticRegression(C=strength, max_iter=5000, tol=1e-6).fit((train - mean) / scale, texts)
+        for strength in classification.PROBE_STRENGTHS
+    ]
 
-    def fit(train: np.ndarray, target: np.ndarray, strength: float) -> object:
-        fitted.append(strength)
-        return original(train, target, strength)
+    def agreement(fit: LogisticRegression, found: list[tuple[str, ...]]) -> float:
+        return float(np.mean(fit.predict((queries - mean) / scale) == ["/".join(name) for name in found]))
 
-    original = classification._fit
-    monkeypatch.setattr(classification, "_fit", fit)
-    probe_leaves(train, train, names)
-    assert fitted == [classification.DEFAULT_STRENGTH]
-    probe_leaves(train, train, names, train, names)
-    assert fitted[1:] == [*classification.PROBE_STRENGTHS]
+    for val in (train, queries):
+        best = max(fits, key=lambda fit: float(np.mean(fit.predict((val - mean) / scale) == texts)))
+        found = probe_leaves(queries, train, names, val, names)
+        assert agreement(best, found) > 0.99
+    (default,) = (fit for fit in fits if classification.DEFAULT_STRENGTH == fit.C)
+    assert agreement(default, probe_leaves(queries, train, names)) > 0.99
 
 
 leaves = st.sampled_from([A, B, C])
