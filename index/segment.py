@@ -71,8 +71,16 @@ class Segment:
         words = info.find("words")
         self.words = None if words is None else Words(folder / words, n)  # None: written by an earlier version
 
+    def has_vectors_of(self, info: SegmentInfo) -> bool:
+        """Whether vectors and index are those that `info` names; files are named by their content."""
+        return all(self.info.find(kind) == info.find(kind) for kind in ("vectors", "index", "order"))
+
     def rewritten(self, folder: Path, info: SegmentInfo) -> Segment:
-        """The same vectors and index with the rows and words of `info`. Raises StoreError."""
+        """The same vectors and index with the rows and words of `info`; files that are new are checked. Raises
+        StoreError."""
+        if info == self.info:
+            return self
+        info.check_files(folder, known=self.info.files)
         segment = copy.copy(self)
         segment._read_rows(folder, info)
         return segment

@@ -43,8 +43,12 @@ def writing(folder: Path) -> Iterator[None]:
         raise StoreError(f"{folder}: segments cannot be written ({error})") from error
 
 
-def load_segments(folder: Path, truth: Truth, choice: Choice, *, writable: bool) -> tuple[Manifest, Memory]:
+def load_segments(
+    folder: Path, truth: Truth, choice: Choice, *, writable: bool, known: Sequence[Segment] = ()
+) -> tuple[Manifest, Memory]:
     """A generation's segments and what was written after them; who may write makes damaged segments again.
+
+    known: segments of the same generation that are open; their vectors and indexes are not read again.
 
     Raises StoreError where they are damaged and stay so.
     """
@@ -52,7 +56,7 @@ def load_segments(folder: Path, truth: Truth, choice: Choice, *, writable: bool)
         manifest = read_manifest(folder)
         if manifest.segments and truth.pruned() > manifest.revision:
             raise StoreError(f"{folder}: the segments are older than what is known of deletions")
-        memory = remember([Segment(folder, info) for info in manifest.segments], truth, manifest)
+        memory = remember([open_segment(folder, info, known) for info in manifest.segments], truth, manifest)
         count = truth.count()
         if len(memory) != count and truth.revision() == memory.revision:
             raise StoreError(f"{folder}: {len(memory):,} products in segments, {count:,} in truth")
@@ -62,6 +66,12 @@ def load_segments(folder: Path, truth: Truth, choice: Choice, *, writable: bool)
         logger.warning("%s; its segments are made again from the truth", error)
         return merge_segments(folder, truth, (), choice)
     return manifest, memory
+
+
+def open_segment(folder: Path, info: SegmentInfo, known: Sequence[Segment]) -> Segment:
+    """What `info` describes; what is open of it already stays. Raises StoreError."""
+    old = next((one for one in known if one.has_vectors_of(info)), None)
+    return Segment(folder, info) if old is None else old.rewritten(folder, info)
 
 
 def merge_segments(folder: Path, truth: Truth, kept: Sequence[Segment], choice: Choice) -> tuple[Manifest, Memory]:
@@ -80,7 +90,7 @@ def rewrite_segments(folder: Path, truth: Truth, snapshot: Snapshot) -> tuple[Ma
         ]
         manifest = Manifest(segments=tuple(infos))
         write_manifest(folder, manifest)
-    segments = [old.rewritten(folder, info) for old, info in zip(snapshot.segments, infos, strict=True)]
+    segments = [open_segment(folder, info, snapshot.segments) for info in infos]
     return manifest, remember(segments, truth, manifest)
 
 

@@ -74,6 +74,7 @@ class Store:
         self._borrowed = generation is not None  # the lease
         self._only = generation  # it is this one whatever counts
         self._kept_pictures = KeptPictures(folder)
+        self._generation: str
         self._truth: Truth
         self._memory: Memory
         self._opened = self._closed = False
@@ -475,7 +476,8 @@ class Store:
         path = self.folder / generation
         truth = Truth(path, writable=self.writable)
         try:
-            manifest, memory = load_segments(path, truth, self.choice, writable=self.writable)
+            known = self._memory.segments if self._opened and self._generation == generation else ()
+            manifest, memory = load_segments(path, truth, self.choice, writable=self.writable, known=known)
         except BaseException:
             truth.close()
             raise

@@ -14,8 +14,8 @@ from index.filters import Equal
 from index.ranking import Ranking
 from index.store import Store
 from index.upkeep import Upkeep
-from item.errors import ConfigError
-from tests.index.conftest import about, generation_folder, product, random_vectors, segment_files
+from item.errors import ConfigError, StoreError
+from tests.index.conftest import about, flip_byte, generation_folder, product, random_vectors, segment_files
 
 
 @pytest.mark.parametrize("values", [{"flush_rows": 0}, {"ratio": 0.0}, {"ratio": float("nan")}, {"max_dead": 0.0}])
@@ -95,6 +95,31 @@ def test_many_updates_have_attributes_written_anew(tmp_path: Path) -> None:
             assert sorted(ranked.found.product_ids) == sorted(f"p{row}" for row in (*range(30, 50), 80))
             assert not store.maintain()
     assert check(tmp_path, repair=False)
+
+
+@pytest.mark.usefixtures("few_are_many")
+def test_a_reader_reads_what_is_new_alone(tmp_path: Path) -> None:
+    """After a merge, and after attributes were written anew; what is new is checked."""
+    vectors, upkeep = random_vectors(80), Upkeep(background=False, flush_rows=10, ratio=4.0)
+    blocks = [([product(f"p{row}", price=1.0) for row in range(60)], vectors[:60])]
+    with Store.create(tmp_path, about(), blocks, upkeep=upkeep) as store, Store.open(tmp_path) as reader:
+        (first,) = reader.segments()
+        store.upsert([product(f"p{row}", price=1.0) for row in range(60, 70)], vectors[60:70])
+        assert store.maintain()
+        assert len(reader) == 70
+        assert reader.segments()[0] is first
+        assert len(reader.segments()) == 2
+        store.update([product(f"p{row}", price=2.0) for row in range(30)])
+        assert store.maintain()
+        assert len(reader.search(vectors[:1], 80, filters=[Equal("price", 2.0)])[0].hits) == 30
+        assert reader.segments()[0].index is first.index
+        assert reader.segments()[0] is not first
+        store.update([product(f"p{row}", price=3.0) for row in range(30)])
+        assert store.maintain()
+        (rows, _) = (generation_folder(tmp_path) / info.info.file("rows") for info in store.segments())
+        flip_byte(rows)
+        with pytest.raises(StoreError, match="damaged"):
+            len(reader)
 
 
 def test_the_thread_writes_attributes_anew(tmp_path: Path) -> None:
