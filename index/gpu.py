@@ -9,7 +9,9 @@ at once, not even to search.
 from __future__ import annotations
 
 import logging
+import re
 import threading
+import weakref
 from typing import Any
 
 import faiss
@@ -28,14 +30,21 @@ TEMPORARY_BYTES = 256 * 2**20  # FAISS takes 1.5 GiB by itself, which the encode
 class GpuFlat:
     """All vectors of a segment, (n, D), on a GPU."""
 
-    def __init__(self, faiss_index: Any, using: threading.Lock) -> None:
-        self._index, self._using = faiss_index, using
+    def __init__(self, faiss_index: Any, using: threading.RLock) -> None:
+        """using: held by whoever uses the GPU, also to free the index, whatever thread lets go of it last."""
+        self._held, self._using = [faiss_index], using
+        weakref.finalize(self, _release, self._held, using)
 
     def nearest(self, queries: Vectors, count: int) -> tuple[Vectors, Rows]:
         """(Q, count) scores and rows of the nearest, the best first, as `index.exact.nearest`; at most 2,048."""
         with self._using:
-            scores, rows = self._index.search(queries, count)
+            scores, rows = self._held[0].search(queries, count)
         return np.asarray(scores), np.asarray(rows)
+
+
+def _release(held: list[Any], using: threading.RLock) -> None:
+    with using:
+        held.clear()
 
 
 class Gpu:
@@ -43,7 +52,7 @@ class Gpu:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self._using = threading.Lock()
+        self._using = threading.RLock()  # garbage may be collected by who holds it
         self._resources = faiss.StandardGpuResources()  # of faiss-gpu alone
         self._resources.setTempMemory(TEMPORARY_BYTES)
 
@@ -66,8 +75,10 @@ class Gpu:
 def find_gpu(device: str) -> Gpu | None:
     """The GPU for "auto", "cuda" or "cuda:N"; None for "cpu" and where this FAISS has none.
 
-    Raises ConfigError for a number that is not there.
+    Raises ConfigError for another name, and for a number that is not there.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ConfigError(f"device: {device!r} is none of auto, cpu, cuda, cuda:N")
     count = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     if device == "cpu" or count == 0:
         return None

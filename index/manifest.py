@@ -52,7 +52,8 @@ def depth_for(depths: Sequence[Depth], num_neighbours: float) -> Depth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentInfo:
-    """An immutable segment: the products with keys in (first_key, last_key] at `revision`, `count` of them.
+    """An immutable segment: `count` products with keys in (first_key, last_key], as they were at `revision`; dead ones
+    may be among them.
 
     factory: of its index, as FAISS names it; "Flat": none, it is searched exactly. depths: how it is searched, by
     ascending number of neighbours. files: rows, vectors, words and, but for "Flat", index

@@ -137,7 +137,8 @@ class Memory:
         self.revision = revision
         self.last_key = segments[-1].info.last_key if segments else 0
         self.num_segment_rows = sum(map(len, segments))
-        self.num_updated = 0  # times that a segment's row got other attributes
+        self.num_updated = 0  # rows of segments that have other attributes than these say
+        self._is_updated = np.zeros(self.num_segment_rows, dtype=bool)
         self.columns = Columns()
         for segment in segments:
             self.columns.append_table(segment.attributes)
@@ -231,7 +232,9 @@ class Memory:
         """Gives a row other attributes; its words are searched anew only where a text of them changed."""
         before = self.columns.texts(row)
         self.columns.update(row, product)
-        self.num_updated += row < self.num_segment_rows
+        if row < self.num_segment_rows and not self._is_updated[row]:
+            self._is_updated[row] = True
+            self.num_updated += 1
         if self.columns.texts(row) != before:
             self._fresh_words.add(row, product)
             if row < self.num_segment_rows:

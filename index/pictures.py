@@ -2,8 +2,8 @@
 
     COLLECTION/pictures/        those that came with writes, one file a product, named by the sha256 of its id
 
-They are looked for there first; then at the product's reference where that is a URL; then under the catalogue's folder
-by the reference; then, where the catalogue is a Parquet file with pictures inside, in the product's row.
+They are looked for there first; then under the catalogue's folder by the product's reference; then, where the catalogue
+is a Parquet file with pictures inside, in the product's row; then at the reference where that is a URL.
 """
 
 from __future__ import annotations
@@ -106,16 +106,16 @@ class Pictures:
         kept = kept_path(self.collection, product.product_id)
         if kept.is_file():
             return Picture(path=kept, reference=product.image)
-        again = "write the product again, give a catalogue that has it, or allow words alone"
-        if self.fetcher is not None and is_url(product.image):
-            return Picture(url=product.image, reference=product.image)
-        if not self.catalog:
-            raise ListingError("image", f"{product.image!r}: there is no catalogue to read it in; {again}")
         if (path := self._path(product.image)) is not None:
             return Picture(path=path, reference=product.image)
         for rows in self._rows:
             if (picture := rows.picture(product.product_id)) is not None:
                 return picture
+        if self.fetcher is not None and is_url(product.image):
+            return Picture(url=product.image, reference=product.image)
+        again = "write the product again, give a catalogue that has it, or allow words alone"
+        if not self.catalog:
+            raise ListingError("image", f"{product.image!r}: there is no catalogue to read it in; {again}")
         where = ", ".join(map(str, self.folders))
         raise ListingError("image", f"{product.image!r} is not in the catalogue's files or under {where}; {again}")
 

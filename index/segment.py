@@ -153,7 +153,7 @@ def rewrite_rows(
 ) -> SegmentInfo:
     """Writes a segment's attributes, (n,) rows, and which of them are alive at a revision.
 
-    frozen: that revision or a later one; its words are written too. None: words are what they were.
+    frozen: the truth at that revision, whose words are written too. None: words are what they were.
     """
     rows, words = folder / f"rows.arrow{BESIDE}", folder / f"words.sqlite{BESIDE}"
     ids = pa.chunked_array([pa.array(segment.ids, pa.string())])

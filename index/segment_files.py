@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from index.choosing import Choice
 from index.files import BESIDE
+from index.frozen_truth import FrozenTruth
 from index.manifest import Manifest, SegmentInfo, read_manifest, write_manifest
 from index.memory import Memory, Snapshot
 from index.segment import Segment, rewrite_rows, write_segment
@@ -38,9 +39,11 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, pa.ArrowException) as error:  # a full disk, as Python, FAISS and Arrow say it
-        for path in folder.glob(f"*{BESIDE}"):
-            path.unlink()
+        remove_unnamed(folder, read_manifest(folder))
         raise StoreError(f"{folder}: segments cannot be written ({error})") from error
+    except StoreError:
+        remove_unnamed(folder, read_manifest(folder))
+        raise
 
 
 def load_segments(
@@ -54,9 +57,9 @@ def load_segments(
     """
     try:
         manifest = read_manifest(folder)
+        memory = remember([open_segment(folder, info, known) for info in manifest.segments], truth, manifest)
         if manifest.segments and truth.pruned() > manifest.revision:
             raise StoreError(f"{folder}: the segments are older than what is known of deletions")
-        memory = remember([open_segment(folder, info, known) for info in manifest.segments], truth, manifest)
         count = truth.count()
         if len(memory) != count and truth.revision() == memory.revision:
             raise StoreError(f"{folder}: {len(memory):,} products in segments, {count:,} in truth")
@@ -81,9 +84,13 @@ def merge_segments(folder: Path, truth: Truth, kept: Sequence[Segment], choice: 
     return manifest, remember([*kept, *new], truth, manifest)
 
 
-def rewrite_segments(folder: Path, truth: Truth, snapshot: Snapshot) -> tuple[Manifest, Memory]:
-    """Publishes the same segments with the attributes of a snapshot, so that no earlier change need be read again."""
-    with writing(folder), truth.frozen() as frozen:
+def rewrite_segments(folder: Path, truth: Truth, frozen: FrozenTruth, snapshot: Snapshot) -> tuple[Manifest, Memory]:
+    """Publishes the same segments with the attributes of a snapshot, so that no earlier change need be read again.
+
+    frozen: the truth at the same revision.
+    """
+    assert frozen.revision == snapshot.revision
+    with writing(folder):
         infos = [
             rewrite_rows(folder, segment, attributes, alive, snapshot.revision, frozen if reworded else None)
             for segment, attributes, alive, reworded in snapshot.parts()

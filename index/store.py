@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -164,6 +164,7 @@ class Store:
         with self._maintaining, self._writing, self._idle:
             self._idle.wait_for(lambda: not self._num_readers)
             self._truth.close()
+        self._leave_gpu()
         if self._lease is not None and not self._borrowed:
             self._lease.release()
 
@@ -364,8 +365,9 @@ class Store:
             generations = switch(self.folder, other.generation)
             other._borrowed, other._only = False, None
             self._lease, self._only = None, self._generation
-        other.gpu = self.gpu
-        other._hold_on_gpu(other._memory)
+        other.gpu, self.gpu = self.gpu, None
+        self._leave_gpu()
+        other._hold_on_gpu()
         other._start_upkeep()
         try:
             remove_others(self.folder, generations)
@@ -401,8 +403,10 @@ class Store:
     # Segments
 
     def maintain(self) -> bool:
-        """Writes segments anew if they are due (`Upkeep`); returns whether they were."""
+        """Writes segments anew if they are due (`Upkeep`); returns whether they were. A store that reads has none."""
         with self._maintaining:
+            if self._lease is None:
+                return False
             if (first := self._next_merge()) is not None:
                 self._merge(first)
             elif self._is_stale():
@@ -430,15 +434,17 @@ class Store:
             raise ReadOnlyError(f"{self.folder}: is open to read; open it to write")
         kept = self._memory.segments[:first]
         path = self.folder / self._generation
-        manifest, memory = merge_segments(path, self._truth, kept, self.choice)
-        self._hold_on_gpu(memory)
-        self._replace_segments(manifest, memory)
+        self._replace_segments(*merge_segments(path, self._truth, kept, self.choice))
 
     def _rewrite(self) -> None:
         """Writes attributes, and words where these changed, beside the vectors and indexes that there are."""
-        with self._lock:
-            snapshot = self._memory.snapshot()
-        self._replace_segments(*rewrite_segments(self.folder / self._generation, self._truth, snapshot))
+        with ExitStack() as held:
+            with self._writing:  # both at one revision
+                frozen = held.enter_context(self._truth.frozen())
+                with self._lock:
+                    snapshot = self._memory.snapshot()
+            manifest, memory = rewrite_segments(self.folder / self._generation, self._truth, frozen, snapshot)
+        self._replace_segments(manifest, memory)
 
     def _replace_segments(self, manifest: Manifest, memory: Memory) -> None:
         """Searches segments that were published, and removes what they replace."""
@@ -447,13 +453,19 @@ class Store:
             with self._lock:
                 self._memory = memory
             self._truth.prune(manifest.revision)
+        self._hold_on_gpu()
         remove_unnamed(self.folder / self._generation, manifest)
 
-    def _hold_on_gpu(self, memory: Memory) -> None:
-        """Copies the vectors of segments that are new to the GPU, if there is one."""
+    def _hold_on_gpu(self) -> None:
+        """Copies the vectors of segments that are new to the GPU, if there is one: after those that they replace have
+        left it."""
         if self.gpu is not None:
-            for segment in memory.segments:
+            for segment in self.segments():
                 segment.on_gpu = segment.on_gpu or self.gpu.hold(segment.vectors)
+
+    def _leave_gpu(self) -> None:
+        for segment in self.segments():
+            segment.on_gpu = None
 
     def _open_generation(self) -> None:
         """Opens what counts now; to read, again where the writer has replaced it meanwhile."""
@@ -481,13 +493,13 @@ class Store:
         except BaseException:
             truth.close()
             raise
-        self._hold_on_gpu(memory)
         with self._lock:
             replaced = self._truth if self._opened else None
             self._generation, self._stamp, self._truth, self._memory = generation, manifest_stamp, truth, memory
             self._opened = True
             if replaced is not None and replaced not in self._num_readers:
                 replaced.close()
+        self._hold_on_gpu()
         if self.writable:
             remove_unnamed(path, manifest)
             if not self._borrowed:
@@ -534,7 +546,7 @@ class Store:
 
     def _start_upkeep(self) -> None:
         if self.writable and self.upkeep.background:
-            self._thread = UpkeepThread(self.folder, lambda: self.writable and self.maintain())
+            self._thread = UpkeepThread(self.folder, self.maintain)
 
 
 def read_about(folder: Path) -> About:

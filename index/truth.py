@@ -31,6 +31,14 @@ from index.truth_rows import AT_ONCE, REBUILD, RowDecoder, encode_product, encod
 from item.errors import StoreError
 
 TRUTH = "truth.sqlite"
+# With OR in place of UNION, SQLite would read all products.
+CHANGES = """
+SELECT p.key, p.product_id, p.checksum, p.body, v.checksum, v.vector
+FROM products p LEFT JOIN vectors v ON v.key = p.key AND p.key > :last_key
+WHERE p.key IN
+    (SELECT key FROM products WHERE revision > :since UNION SELECT key FROM products WHERE key > :last_key)
+ORDER BY p.key
+"""
 LEVEL = "SELECT value FROM meta WHERE name = 'level'"
 
 
@@ -122,12 +130,7 @@ class Truth:
         with self._database.snapshot() as connection:
             revision = connection.execute("SELECT value FROM meta WHERE name = 'revision'").fetchone()[0]
             deleted = connection.execute("SELECT key FROM tombstones WHERE revision > ?", (since,)).fetchall()
-            rows = connection.execute(
-                "SELECT p.key, p.product_id, p.checksum, p.body, v.checksum, v.vector FROM products p "
-                "LEFT JOIN vectors v ON v.key = p.key AND p.key > :last_key "
-                "WHERE p.revision > :since OR p.key > :last_key ORDER BY p.key",
-                {"last_key": last_key, "since": since},
-            ).fetchall()
+            rows = connection.execute(CHANGES, {"last_key": last_key, "since": since}).fetchall()
         written = []
         for key, product_id, checksum, body, vector_checksum, vector in rows:
             if key > last_key and vector is None:

@@ -8,7 +8,6 @@ the catalogue itself puts into one group is known and left out.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from hashlib import blake2b
@@ -20,7 +19,7 @@ import pyarrow as pa
 
 from index.exact import Vectors
 from index.files import publish
-from index.shards import Mark, read_shard, vectors_of
+from index.shards import Mark, read_shard
 from item.catalog.listing import Listing
 from item.evaluation.twins import folded_title
 
@@ -42,7 +41,7 @@ def find_twins(folder: Path, marks: Mapping[int, Mark]) -> Iterator[Group]:
         places = np.searchsorted(first_rows, rows, side="right") - 1
         tables = [opened(numbers[place]) for place in places]
         within = (rows - first_rows[places]).tolist()
-        vectors = np.stack([vectors_of(table)[row] for table, row in zip(tables, within, strict=True)])
+        vectors = np.stack([table["vector"][row].values for table, row in zip(tables, within, strict=True)])
         ids = [table["product_id"][row].as_py() for table, row in zip(tables, within, strict=True)]
         known = [table["group_id"][row].as_py() for table, row in zip(tables, within, strict=True)]
         for members in alike(vectors):
@@ -71,12 +70,15 @@ def rows_that_share(hashes: Hashes) -> Iterator[npt.NDArray[np.int64]]:
 
 def alike(vectors: Vectors) -> list[list[int]]:
     """Groups of at least two of (m, D): each row joins the first before it that is like it and began a group."""
-    cosines = vectors @ vectors.T
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for row in range(len(vectors)):
-        first = next((one for one in groups if cosines[one, row] >= SAME), row)
-        groups[first].append(row)
-    return [members for members in groups.values() if len(members) > 1]
+    is_like = vectors @ vectors.T >= SAME
+    groups: list[list[int]] = []
+    left = np.arange(len(vectors))
+    while len(left):
+        of_first = is_like[left[0], left]
+        of_first[0] = True
+        groups.append(left[of_first].tolist())
+        left = left[~of_first]
+    return [members for members in groups if len(members) > 1]
 
 
 def is_known(groups: Iterable[str | None]) -> bool:

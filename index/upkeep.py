@@ -19,7 +19,7 @@ class Upkeep:
     """When segments are written anew.
 
     flush_rows: fresh rows that are made into a segment. ratio: a segment is merged with newer ones once these have more
-    than a `ratio`-th of its rows; attributes are written anew after as many updates as a `ratio`-th of all rows.
+    than a `ratio`-th of its rows; attributes are written anew once those of a `ratio`-th of all rows have changed.
     max_dead: the share of a segment's rows that may be dead. background: whether a thread sees to it; without,
     `Store.maintain` does.
     """
@@ -54,7 +54,7 @@ class Upkeep:
         return first
 
     def is_stale(self, memory: Memory) -> bool:
-        """Whether attributes of segments have changed so often that whoever opens them would have much to read again.
+        """Whether attributes of so many rows have changed that whoever opens the segments has much to read again.
 
         The caller holds the store's lock.
         """

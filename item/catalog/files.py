@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ Row = Mapping[str, object]
 Rows = Iterator[tuple[int, Row | ListingError]]
 
 MAX_CELL_CHARACTERS = 8 * 2**20  # of a CSV cell; the csv module's own limit of 128 KiB is short for a description
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _ROWS_AT_ONCE = 256  # of a Parquet file: few, since a row may carry its pictures
 _BUFFER_BYTES = 2**20  # read at once of each of its columns: without, a whole row group is read before its first row
 
@@ -92,6 +94,12 @@ def _typed_cells(columns: Sequence[tuple[str, str]], cells: Sequence[str]) -> Ro
     return {name: _typed(name, kind, cell) for (name, kind), cell in zip(columns, cells, strict=True)}
 
 
+def _number(cell: str) -> float:
+    if not _NUMBER.fullmatch(cell):  # Python takes more: nan, 1_000
+        raise ValueError(cell)
+    return float(cell)
+
+
 def _typed(name: str, kind: str, cell: str) -> object:
     if not kind or not cell.strip():
         return cell
@@ -103,8 +111,8 @@ def _typed(name: str, kind: str, cell: str) -> object:
 
 # What a CSV attribute's name may end in, behind a colon, and how its cells are read.
 CELL_TYPES: Mapping[str, Callable[[str], object]] = {
-    "number": float,
-    "boolean": {"true": True, "false": False, "True": True, "False": False, "1": True, "0": False}.__getitem__,
+    "number": _number,
+    "boolean": lambda cell: {"true": True, "false": False, "1": True, "0": False}[cell.lower()],
     "list": lambda cell: [item.strip() for item in cell.split("|") if item.strip()],
 }
 READERS: Mapping[str, Callable[[Path], Rows]] = {".parquet": parquet_rows, ".jsonl": jsonl_rows, ".csv": csv_rows}

@@ -6,7 +6,7 @@ category first. Needs the extra `programs`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,12 +70,12 @@ def probe_leaves(
     scale = max(float(np.linalg.norm(train - mean) / len(train) ** 0.5), 1e-12)
     queries, train, val = ((x - mean) / scale for x in (queries, train, train[:0] if val is None else val))
     expected = np.array([codes.get(path, -1) for path in val_categories])
-    best, predicted = -1.0, np.empty(0, np.int64)
-    for probe in _probes(train, target, PROBE_STRENGTHS if len(val) else (DEFAULT_STRENGTH,)):
-        right = float((probe.predict(val) == expected).mean()) if len(val) else 1.0
-        if right > best:
-            best, predicted = right, probe.predict(queries)
-    return [leaves[code] for code in predicted]
+    if not len(val):
+        probe = _fit(train, target, DEFAULT_STRENGTH)
+    else:
+        probes = [_fit(train, target, strength) for strength in PROBE_STRENGTHS]
+        probe = max(probes, key=lambda probe: float((probe.predict(val) == expected).mean()))
+    return [leaves[code] for code in probe.predict(queries)]
 
 
 def macro_f1(expected: Sequence[Path], predicted: Sequence[Path | None]) -> Statistic:
@@ -97,14 +97,10 @@ def macro_f1(expected: Sequence[Path], predicted: Sequence[Path | None]) -> Stat
     return statistic
 
 
-def _probes(train: Vectors, target: npt.NDArray[np.intp], strengths: Sequence[float]) -> Iterator[Any]:
-    """One after the other, each begun at the minimum of the one before, which is near; good until the next."""
+def _fit(train: Vectors, target: npt.NDArray[np.intp], strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    probe = LogisticRegression(max_iter=PROBE_STEPS, tol=1e-3, warm_start=True)
-    for strength in strengths:
-        # The products are small: threads that wait for each other cost more than they save, 30 times on busy cores.
-        with threadpool_limits(1, user_api="blas"):
-            probe.set_params(C=strength).fit(train, target)
-        yield probe
+    # The products are small: threads that wait for each other cost more than they save, 30 times on busy cores.
+    with threadpool_limits(1, user_api="blas"):
+        return LogisticRegression(C=strength, max_iter=PROBE_STEPS, tol=1e-3).fit(train, target)

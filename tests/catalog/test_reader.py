@@ -191,10 +191,12 @@ def test_columns_of_csv_may_say_their_type(tmp_path: Path) -> None:
     path.write_text(
         "product_id,title,title:number,price:number,new:boolean,sizes:list,ean,eu:size,:number,language:list\n"
         "1,mug,cup,19.99,true,S | M|,0123,42,x,en\n"
-        "2,mug,cup, -3e2 ,0,,9,,,en\n"
+        "2,mug,cup, -3e2 ,FALSE,,9,,,en\n"
         "3,mug,cup,cheap,true,S,,,,en\n"
         "4,mug,cup,,maybe,S,,,,en\n"
         "5,mug,cup,1e999,true,S,,,,en\n"
+        "6,mug,cup,nan,true,S,,,,en\n"
+        "7,mug,cup,1_000,true,S,,,,en\n"
     )
     first, second = read_catalog(path).listings
     assert first.attributes == {
@@ -214,7 +216,13 @@ def test_columns_of_csv_may_say_their_type(tmp_path: Path) -> None:
         "ean": "9",
         "language:list": "en",
     }
-    assert outcome(path)[2:] == [(4, "3", "price"), (5, "4", "new"), (6, "5", "price")]
+    assert outcome(path)[2:] == [
+        (4, "3", "price"),
+        (5, "4", "new"),
+        (6, "5", "price"),
+        (7, "6", "price"),
+        (8, "7", "price"),
+    ]
     assert reason(path, 4) == "'cheap' is no number; mend it, or leave the type out of the column's name"
     path.write_text("product_id,price,price:number\n1,2,3\n")
     with pytest.raises(CatalogError, match="there are two columns 'price'"):

@@ -19,7 +19,7 @@ from index.acknowledged import ACKNOWLEDGED
 from index.changes import Changes
 from index.exact import Vectors
 from index.product import Product
-from index.truth import TRUTH, Truth
+from index.truth import CHANGES, TRUTH, Truth
 from index.truth_database import SCHEMA_VERSION
 from index.truth_rows import AT_ONCE
 from item.errors import ReadOnlyError, StoreError
@@ -86,6 +86,13 @@ def test_a_key_is_never_given_twice(truth: Truth) -> None:
     truth.write(deletes=["a"])
     truth.write(upserts=upserts("b"))
     assert key_of(truth, "b") > old
+
+
+def test_changes_do_not_read_all_products(truth: Truth) -> None:
+    query = CHANGES.replace(":since", "1").replace(":last_key", "1")
+    steps = [row[3] for row in truth._database.rows(f"EXPLAIN QUERY PLAN {query}")]
+    assert sum("SEARCH" in step for step in steps) >= 4
+    assert not any(step.startswith(("SCAN p", "SCAN v")) for step in steps)
 
 
 def test_an_update_keeps_key_and_vector(truth: Truth) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import index.segment
+import index.segment_files
 from index.check import check
 from index.filters import Equal
 from index.ranking import Ranking
+from index.segment import rewrite_rows
 from index.store import Store
 from index.upkeep import Upkeep
 from item.errors import ConfigError, StoreError
@@ -95,6 +97,79 @@ def test_many_updates_have_attributes_written_anew(tmp_path: Path) -> None:
             assert sorted(ranked.found.product_ids) == sorted(f"p{row}" for row in (*range(30, 50), 80))
             assert not store.maintain()
     assert check(tmp_path, repair=False)
+
+
+def test_words_written_anew_are_those_of_the_attributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where a text changes while they are written, and back afterwards."""
+    upkeep = Upkeep(background=False, flush_rows=5)
+    blocks = [([product(f"p{row}", colour="red") for row in range(20)], random_vectors(20))]
+    with Store.create(tmp_path, about(), blocks, upkeep=upkeep) as store:
+        store.update([product(f"p{row}", colour="blue") for row in range(5)])
+
+        def write_meanwhile(*arguments: object) -> object:
+            store.update([product("p9", colour="green")])
+            return rewrite_rows(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(index.segment_files, "rewrite_rows", write_meanwhile)
+        assert store.maintain()
+        store.update([product("p9", colour="red")])
+    with Store.open(tmp_path) as store:
+        red = store.rank(random_vectors(1)[0], 15, Ranking(words="red", lexical_weight=1.0)).found.product_ids
+        assert sorted(red) == sorted(f"p{row}" for row in range(5, 20))
+        assert store.rank(random_vectors(1)[0], 1, Ranking(words="green", lexical_weight=1.0)).found.product_ids != [
+            "p9"
+        ]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), StoreError("a row is damaged")])
+def test_what_fails_to_be_written_anew_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    upkeep = Upkeep(background=False, flush_rows=5)
+    blocks = [([product(f"p{row}", price=1.0) for row in range(20)], random_vectors(20))]
+    with Store.create(tmp_path, about(), blocks, upkeep=upkeep) as store:
+        store.update([product(f"p{row}", price=2.0) for row in range(5)])
+        folder = generation_folder(tmp_path)
+        before = sorted(path.name for path in folder.iterdir())
+
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(index.segment_files, "write_manifest", fail)
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                store.maintain()
+            assert sorted(path.name for path in folder.iterdir()) == before
+        monkeypatch.undo()
+        assert store.maintain()
+        assert len(store.search(random_vectors(1), 20, filters=[Equal("price", 2.0)])[0].hits) == 5
+
+
+def test_who_does_not_write_maintains_nothing(tmp_path: Path) -> None:
+    """Neither a reader, nor a store that has just given way to another generation."""
+    upkeep = Upkeep(background=False, flush_rows=5)
+    blocks = [([product(f"p{row}", price=1.0) for row in range(20)], random_vectors(20))]
+    with (
+        Store.create(tmp_path, about(), blocks, upkeep=upkeep) as store,
+        Store.open(tmp_path, upkeep=upkeep) as reader,
+    ):
+        store.update([product(f"p{row}", price=2.0) for row in range(5)])
+        assert len(reader) == 20
+        assert not reader.maintain()
+        other = store.beside(store.generation)
+        with store.resting(), store.giving_way(other):
+            pass
+        assert not store.maintain()
+        assert other.maintain()
+        other.close()
+
+
+def test_a_row_that_changes_often_is_one_row(tmp_path: Path) -> None:
+    blocks = [([product(f"p{row}", price=1.0) for row in range(20)], random_vectors(20))]
+    with Store.create(tmp_path, about(), blocks, upkeep=Upkeep(background=False, flush_rows=5)) as store:
+        for price in range(20):
+            store.update([product("p0", price=float(price))])
+        assert not store.maintain()
 
 
 @pytest.mark.usefixtures("few_are_many")
