@@ -20,7 +20,7 @@ import numpy as np
 
 BATCH, K, RECALL = 32, 10, 0.99
 M, EF_CONSTRUCTION = 16, 100
-EFS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
+EFS = (16, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64, 80, 96, 128, 192, 256, 384)
 BLOCK = 5_000
 
 Search = Callable[[Any, int], list[list[int]]]
