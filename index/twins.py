@@ -1,4 +1,4 @@
-"""Listings that come twice: with the title of another, and vectors that say the same of words and picture.
+"""Listings that come twice: with the title of another, and vectors that say the same, or no picture in either.
 
 What a job can tell for next to nothing while it has all vectors at hand; `python -m index.housekeeping` looks closer,
 at the pictures alone, and for duplicates whose titles differ. Titles are compared without case and punctuation. What
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from index.exact import Vectors
+from index.exact import Mask, Vectors
 from index.files import publish
 from index.shards import Mark, read_shard
 from item.catalog.listing import Listing
@@ -44,7 +44,8 @@ def find_twins(folder: Path, marks: Mapping[int, Mark]) -> Iterator[Group]:
         vectors = np.stack([table["vector"][row].values for table, row in zip(tables, within, strict=True)])
         ids = [table["product_id"][row].as_py() for table, row in zip(tables, within, strict=True)]
         known = [table["group_id"][row].as_py() for table, row in zip(tables, within, strict=True)]
-        for members in alike(vectors):
+        pictures = np.array([table["has_picture"][row].as_py() for table, row in zip(tables, within, strict=True)])
+        for members in alike(vectors, pictures):
             if not is_known([known[member] for member in members]):
                 yield tuple(ids[member] for member in members)
 
@@ -68,9 +69,12 @@ def rows_that_share(hashes: Hashes) -> Iterator[npt.NDArray[np.int64]]:
         yield order[starts[place] : starts[place] + sizes[place]]
 
 
-def alike(vectors: Vectors) -> list[list[int]]:
-    """Groups of at least two of (m, D): each row joins the first before it that is like it and began a group."""
-    is_like = vectors @ vectors.T >= SAME
+def alike(vectors: Vectors, has_picture: Mask) -> list[list[int]]:
+    """Groups of at least two of (m, D): each row joins the first before it that is like it and began a group.
+
+    Of two without a picture, (m,), the title is all there is: they are alike.
+    """
+    is_like = (vectors @ vectors.T >= SAME) | ~(has_picture[:, None] | has_picture[None, :])
     groups: list[list[int]] = []
     left = np.arange(len(vectors))
     while len(left):

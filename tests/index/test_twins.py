@@ -39,7 +39,8 @@ listings = st.lists(
 def test_twins_have_a_title_and_a_look_in_common(drawn: list[tuple[str, int, str | None]], shard_rows: int) -> None:
     """Against all pairs: two directions are either the same or far apart."""
     products = [
-        Product(product_id=f"p{row}", title=title, group_id=group) for row, (title, _, group) in enumerate(drawn)
+        Product(product_id=f"p{row}", title=title, group_id=group, has_picture=True)
+        for row, (title, _, group) in enumerate(drawn)
     ]
     vectors = DIRECTIONS[[look for _, look, _ in drawn]]
     words = {"Red mug": "red", "red  MUG!": "red", "Blue mug": "blue"}
@@ -61,8 +62,16 @@ def test_each_is_like_the_first_of_its_group(tmp_path: Path) -> None:
     step = float(np.arccos(SAME)) * 0.9
     angles = [0.0, step, 2 * step, 3 * step]
     vectors = np.array([[np.cos(angle), np.sin(angle)] for angle in angles], np.float32)
-    products = [Product(product_id=f"p{row}", title="A mug") for row in range(4)]
+    products = [Product(product_id=f"p{row}", title="A mug", has_picture=True) for row in range(4)]
     assert list(find_twins(tmp_path, shards(tmp_path, products, vectors, 3))) == [("p0", "p1"), ("p2", "p3")]
+
+
+def test_without_pictures_the_title_is_all_there_is(tmp_path: Path) -> None:
+    products = [
+        Product(product_id=f"p{row}", title=title, has_picture=row == 3)
+        for row, title in enumerate(["Mug!", "mug", "cup", "mug"])
+    ]
+    assert list(find_twins(tmp_path, shards(tmp_path, products, np.eye(4, dtype=np.float32), 2))) == [("p0", "p1")]
 
 
 def test_a_title_of_very_many_names_no_product() -> None:
