@@ -40,7 +40,7 @@ def settings(vectors: Vectors) -> Iterator[list[Setting]]:
     width = vectors.shape[1]
     flat: Any = faiss.IndexFlatIP(width)
     flat.add(vectors)
-    yield graph(vectors, flat)
+    yield from (graph(vectors, flat, code) for code in ("SQ8", "Flat"))
     codes = ("SQ8", "Flat", f"PQ{width // 2}x4fs", "RaBitQfs")
     yield from (inverted_lists(vectors, flat, code) for code in codes[: None if len(vectors) <= ALL_ROWS else 2])
 
@@ -69,9 +69,9 @@ def inverted_lists(vectors: Vectors, flat: Any, code: str) -> list[Setting]:
     return found
 
 
-def graph(vectors: Vectors, flat: Any) -> list[Setting]:
-    """HNSW over vectors of 8 bits a value, refined."""
-    name = f"HNSW{GRAPH_LINKS},SQ8"
+def graph(vectors: Vectors, flat: Any, code: str) -> list[Setting]:
+    """HNSW over vectors of 8 bits a value, refined, or of 32."""
+    name = f"HNSW{GRAPH_LINKS},{code}"
     index = train(vectors, name)
     add(index, vectors, np.arange(len(vectors)))
     size_bytes = len(faiss.serialize_index(index))
@@ -79,6 +79,10 @@ def graph(vectors: Vectors, flat: Any) -> list[Setting]:
     found = []
     for ef in EFS:
         base: Any = faiss.SearchParametersHNSW(efSearch=ef)  # type: ignore[attr-defined]  # its stubs do not know it
+        if code == "Flat":
+            label = f"{name} ef {ef}"
+            found.append(Setting(index=index, name=name, size_bytes=size_bytes, parameters=base, label=label))
+            continue
         for times in (1.6, 2, 3):
             refine: Any = faiss.IndexRefineSearchParameters
             parameters = refine(k_factor=times, base_index_params=base)
