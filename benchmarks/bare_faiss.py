@@ -74,12 +74,12 @@ def graph(vectors: Vectors, flat: Any, code: str) -> list[Setting]:
     name = f"HNSW{GRAPH_LINKS},{code}"
     index = train(vectors, name)
     add(index, vectors, np.arange(len(vectors)))
-    size_bytes = len(faiss.serialize_index(index))
+    size_bytes = len(faiss.serialize_index(index)) - (vectors.nbytes if code == "Flat" else 0)
     refined = faiss.IndexRefine(index, flat)
     found = []
     for ef in EFS:
         base: Any = faiss.SearchParametersHNSW(efSearch=ef)  # type: ignore[attr-defined]  # its stubs do not know it
-        if code == "Flat":
+        if code == "Flat":  # it holds the vectors themselves
             label = f"{name} ef {ef}"
             found.append(Setting(index=index, name=name, size_bytes=size_bytes, parameters=base, label=label))
             continue

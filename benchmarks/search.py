@@ -239,10 +239,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="30,000 rows")
     parser.add_argument("--rows", type=int, default=1_000_000, help="products (%(default)s)")
     parser.add_argument("--peers", metavar="PYTHON", help="of an environment with hnswlib and qdrant-edge-py")
-    parser.add_argument(
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument(
         "--store", type=Path, help="one that benchmarks.filters has left; it is written to, sizes are not measured"
     )
-    parser.add_argument("--sizes", action="store_true", help="only how building grows with the rows")
+    parts.add_argument("--sizes", action="store_true", help="only how building grows with the rows")
     parser.add_argument("--build", nargs=2, metavar=("ROWS", "DIR"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.build:

@@ -9,7 +9,6 @@ at once, not even to search.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import weakref
 from typing import Any
@@ -18,6 +17,7 @@ import faiss
 import numpy as np
 
 from index.exact import Rows, Vectors
+from item.engine.device import gpu_number
 from item.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -77,12 +77,10 @@ def find_gpu(device: str) -> Gpu | None:
 
     Raises ConfigError for another name, and for a number that is not there.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise ConfigError(f"device: {device!r} is none of auto, cpu, cuda, cuda:N")
+    number = gpu_number(device)
     count = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     if device == "cpu" or count == 0:
         return None
-    number = int(device.removeprefix("cuda:")) if device.startswith("cuda:") else 0
     if number >= count:
         raise ConfigError(f"device: {device!r} is not there; FAISS sees {count} GPUs")
     return Gpu(number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,12 +38,12 @@ def writing(folder: Path) -> Iterator[None]:
     """Says what keeps segments from being written as a StoreError, and removes what there is of them."""
     try:
         yield
-    except (OSError, RuntimeError, pa.ArrowException) as error:  # a full disk, as Python, FAISS and Arrow say it
-        remove_unnamed(folder, read_manifest(folder))
+    except (StoreError, OSError, RuntimeError, pa.ArrowException) as error:  # full disks say it in all these ways
+        with suppress(StoreError):  # of a damaged manifest, which the next who writes replaces
+            remove_unnamed(folder, read_manifest(folder))
+        if isinstance(error, StoreError):
+            raise
         raise StoreError(f"{folder}: segments cannot be written ({error})") from error
-    except StoreError:
-        remove_unnamed(folder, read_manifest(folder))
-        raise
 
 
 def load_segments(

@@ -15,14 +15,19 @@ def choose_device(name: str) -> str:
     """ "auto", "cpu", "cuda" or "cuda:N" -> one that is there; ConfigError otherwise."""
     if name == "cpu":
         return name
-    if name != "auto" and not re.fullmatch(r"cuda(:\d+)?", name):
-        raise ConfigError(f"device: {name!r} is none of auto, cpu, cuda, cuda:N")
-    count = num_gpus()
+    number, count = gpu_number(name), num_gpus()
     if name == "auto":
         return "cuda" if count else "cpu"
-    if int(name.partition(":")[2] or 0) >= count:
+    if number >= count:
         raise ConfigError(f"device: {name!r} is not there; this machine has {count} GPUs")
     return name
+
+
+def gpu_number(name: str) -> int:
+    """The N of "cuda:N", and 0 of "auto", "cuda" and "cpu". Raises ConfigError for what is no device."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"device: {name!r} is none of auto, cpu, cuda, cuda:N")
+    return int(name.partition(":")[2] or 0)
 
 
 def num_gpus() -> int:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import index.choosing
+import index.compare
+from index.compare import compare
 from index.exact import Rows, Vectors
 from index.filters import Range
 from index.gpu import GPU_KIND, MAX_NEIGHBOURS, Gpu, GpuFlat, find_gpu
@@ -187,6 +189,12 @@ def test_a_generation_that_comes_to_count_is_held(tmp_path: Path, vectors: Vecto
         assert store.search(vectors[:1], 1)[0].product_ids == ["p0"]  # on the CPU from now on
         other.close()
     assert (gpu.num_held, gpu.num_rows) == (2, 0)
+
+
+def test_it_is_compared_with_the_others(vectors: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index.compare, "find_gpu", lambda device: StandIn())
+    flat, on_gpu, *_ = compare(vectors[:-64], vectors[-64:], 0.8)
+    assert (flat.kind, on_gpu.kind, on_gpu.recall) == ("Flat", GPU_KIND, 1.0)
 
 
 def test_too_little_memory_is_no_error(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
