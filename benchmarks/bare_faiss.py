@@ -49,7 +49,7 @@ def inverted_lists(vectors: Vectors, flat: Any, code: str) -> list[Setting]:
     """IVF over one kind of code."""
     name = f"IVF{num_lists(len(vectors))},{code}"
     index = train(vectors, name)
-    add(index, vectors, np.arange(len(vectors)))
+    add(index, vectors)
     size_bytes = len(faiss.serialize_index(index))
     found = []
     for probes in PROBES:
@@ -73,7 +73,7 @@ def graph(vectors: Vectors, flat: Any, code: str) -> list[Setting]:
     """HNSW over vectors of 8 bits a value, refined, or of 32."""
     name = f"HNSW{GRAPH_LINKS},{code}"
     index = train(vectors, name)
-    add(index, vectors, np.arange(len(vectors)))
+    add(index, vectors)
     size_bytes = len(faiss.serialize_index(index)) - (vectors.nbytes if code == "Flat" else 0)
     refined = faiss.IndexRefine(index, flat)
     found = []

@@ -1,17 +1,19 @@
 """Approximate indexes of a segment's vectors, with the exact cosines of what they find.
 
-`Graph` is FAISS's HNSW over vectors of 8 bits a value: the fastest. `Lists` is its IVF, over 8 bits or 1 a value:
-less memory, and it can be told of a filter. Both find candidates, whose cosines are then taken of the vectors.
+`Graph` is FAISS's HNSW: the fastest. It compares the segment's own vectors, where memory holds them all, or others of 8
+bits a value. `Lists` is FAISS's IVF, over 8 bits or 1 a value: less memory, and it can be told of a filter. They find
+candidates, whose cosines are then taken of the vectors.
 
-Some rows are added last, when the index has been tuned with them as queries: a graph finds the neighbours of what it
-holds too easily. At the end a graph's rows are put into the order of clusters: what a search compares is then mostly in
-the processor's caches. FAISS's numbers are thus places in an `order` of rows.
+Vectors are first in the order of `adding_order`: the last are added when the index has been tuned with them as queries,
+for a graph finds the neighbours of what it holds too easily. Then a graph's vectors are laid out cluster by cluster:
+what a search compares is then mostly in the processor's caches.
 
-Shapes: Q queries, F candidates of a query, n rows.
+Shapes: Q queries, F candidates of a query, n rows of width D.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +30,9 @@ GRAPH = "HNSW"
 EF_CONSTRUCTION = 128
 TRAINING_ROWS = 64  # for each list
 GRAPH_TRAINING_ROWS = 100_000
+CANDIDATES = (1.6, 2, 3, 4, 8, 16)  # of vectors that were compressed
 BLOCK = 65_536  # vectors that are added at once
+SPREAD = 16 * BLOCK  # among which a block's are spread evenly: as many as are read again and again at little cost
 TUNING_QUERIES = 4096
 MAX_CLUSTERS, CLUSTER_TRAINING_ROWS, CLUSTER_ROUNDS = 1024, 64, 5  # of `close_together`; training rows of each
 
@@ -36,12 +40,12 @@ MAX_CLUSTERS, CLUSTER_TRAINING_ROWS, CLUSTER_ROUNDS = 1024, 64, 5  # of `close_t
 class Approximate(Protocol):
     """An index that was made for one segment.
 
-    order: (n,) the row of each place that FAISS knows. most: how much `Depth.effort` makes sense.
+    most: how much `Depth.effort` makes sense. candidates: times the neighbours that are wanted, worth a try.
     """
 
     faiss_index: Any
-    order: Rows
     most: int
+    candidates: Sequence[float]
 
     def near(self, queries: Vectors, vectors: Vectors, depth: Depth) -> tuple[Vectors, Rows]:
         """(Q, F) cosines and rows, unordered; -1 and -inf for none. `vectors`: (n, D), those of the segment."""
@@ -52,22 +56,25 @@ class Graph:
     """HNSW; `effort` is its ef. It cannot be told of a filter: links lead through what is not allowed, and beyond it
     too little is found."""
 
-    def __init__(self, faiss_index: Any, order: Rows) -> None:
-        self.faiss_index, self.order = faiss_index, order
+    def __init__(self, faiss_index: Any) -> None:
+        self.faiss_index = faiss_index
         self.most = faiss_index.ntotal
+        self.candidates: Sequence[float] = (1,) if holds_vectors(faiss_index) else CANDIDATES
 
     def near(self, queries: Vectors, vectors: Vectors, depth: Depth) -> tuple[Vectors, Rows]:
         """See `Approximate`."""
         parameters = faiss.SearchParametersHNSW(efSearch=depth.effort)  # type: ignore[attr-defined]
-        _, places = self.faiss_index.search(queries, depth.num_candidates, params=parameters)
-        return scored(queries, vectors, places, self.order)
+        _, rows = self.faiss_index.search(queries, depth.num_candidates, params=parameters)
+        return score(queries, vectors, rows), rows
 
 
 class Lists:
     """Inverted lists; `effort` is the number of them that are looked into. It can be told of a filter."""
 
-    def __init__(self, faiss_index: Any, order: Rows) -> None:
-        self.faiss_index, self.order = faiss_index, order
+    candidates: Sequence[float] = CANDIDATES
+
+    def __init__(self, faiss_index: Any) -> None:
+        self.faiss_index = faiss_index
         self.most = faiss_index.nlist
         self.centroids: Vectors = faiss_index.quantizer.reconstruct_n(0, faiss_index.nlist)
         self.list_of = lists_of(faiss_index)
@@ -75,8 +82,8 @@ class Lists:
     def near(self, queries: Vectors, vectors: Vectors, depth: Depth) -> tuple[Vectors, Rows]:
         """See `Approximate`."""
         scores, lists = self.faiss_index.quantizer.search(queries, min(depth.effort, self.most))
-        places = self.look_into(queries, lists, scores, depth.num_candidates, None)
-        return scored(queries, vectors, places, self.order)
+        rows = self.look_into(queries, lists, scores, depth.num_candidates, None)
+        return score(queries, vectors, rows), rows
 
     def told(
         self, queries: Vectors, vectors: Vectors, depths: Sequence[Depth], allowed: Mask, k: int, count: int
@@ -86,7 +93,6 @@ class Lists:
         What a filter keeps may lie far off: lists without any of it are passed over, and a query looks as deep as its
         k-th allowed row is likely to lie.
         """
-        allowed = allowed[self.order]
         passing = np.bincount(self.list_of[allowed], minlength=self.most)
         scores = queries @ self.centroids.T
         depth = depth_for(depths, self.rank(scores, passing, k))
@@ -95,8 +101,8 @@ class Lists:
         lists = np.ascontiguousarray(np.argpartition(-scores, num_lists - 1, axis=1)[:, :num_lists])
         scores = np.take_along_axis(scores, lists, axis=1)
         with selector(allowed) as only:
-            places = self.look_into(queries, lists, scores, count, only)
-        return scored(queries, vectors, places, self.order)
+            rows = self.look_into(queries, lists, scores, count, only)
+        return score(queries, vectors, rows), rows
 
     def rank(self, scores: Vectors, passing: Rows, k: int) -> int:
         """About how many rows, allowed or not, lie as near as the k-th allowed one, for the worst of the queries.
@@ -109,13 +115,13 @@ class Lists:
         return int(np.take_along_axis(sizes, last[:, None], axis=1).max())
 
     def look_into(self, queries: Vectors, lists: Rows, scores: Vectors, count: int, only: Any) -> Rows:
-        """(Q, count) places of the best candidates in lists, (Q, P), of which the queries' scores are known."""
+        """(Q, count) rows of the best candidates in lists, (Q, P), of which the queries' scores are known."""
         parameters = faiss.IVFSearchParameters(nprobe=lists.shape[1], sel=only)  # type: ignore[call-arg]
-        places, their = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
-        x, of, at, D, found = (faiss.swig_ptr(one) for one in (queries, lists, scores, their, places))
+        rows, their = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
+        x, of, at, D, found = (faiss.swig_ptr(one) for one in (queries, lists, scores, their, rows))
         # The wrapper in Python knows no parameters.
         self.faiss_index.search_preassigned_c(len(queries), x, count, of, at, D, found, False, parameters)
-        return places
+        return rows
 
 
 @contextmanager
@@ -126,7 +132,7 @@ def selector(allowed: Mask) -> Iterator[Any]:
 
 
 def lists_of(index: Any) -> npt.NDArray[np.int32]:
-    """(n,) the inverted list of each place."""
+    """(n,) the inverted list of each row."""
     found = np.empty(index.ntotal, dtype=np.int32)
     lists = index.invlists
     for number in range(index.nlist):
@@ -135,17 +141,21 @@ def lists_of(index: Any) -> npt.NDArray[np.int32]:
     return found
 
 
-def scored(queries: Vectors, vectors: Vectors, places: Rows, order: Rows) -> tuple[Vectors, Rows]:
-    """(Q, F) cosines and rows of places, -1 for none."""
-    rows = np.where(places < 0, -1, order[places])
-    return score(queries, vectors, rows), rows
+def adding_order(count: int) -> Rows:
+    """(count,) rows: evenly spaced ones, `num_queries` of them, come last.
 
-
-def adding_order(count: int, most: int = TUNING_QUERIES) -> Rows:
-    """(count,) rows: evenly spaced ones, at most `most`, come last."""
-    step = max(10, count // most)
-    last = np.arange(step - 1, count, step)[:most]
-    return np.concatenate([np.delete(np.arange(count), last), last])
+    Of the others each block is spread over many: a catalogue is often in the order of its categories, and a graph that
+    gets one after the other finds a quarter of a percent less.
+    """
+    step = max(10, count // TUNING_QUERIES)
+    last = np.arange(step - 1, count, step)[:TUNING_QUERIES]
+    others = np.delete(np.arange(count), last)
+    blocks = []
+    for start in range(0, len(others), SPREAD):
+        near = others[start : start + SPREAD]
+        num_blocks = -(-len(near) // BLOCK)
+        blocks += [near[number::num_blocks] for number in range(num_blocks)]
+    return np.concatenate([*blocks, last])
 
 
 def num_queries(count: int) -> int:
@@ -160,6 +170,7 @@ def train(vectors: Vectors, factory: str) -> Any:
     if factory.startswith(GRAPH):
         index.hnsw.efConstruction = EF_CONSTRUCTION
         num_training = GRAPH_TRAINING_ROWS
+        reserve(index, count)
     else:
         index.cp.min_points_per_centroid = 1  # it warns below 39
         num_training = TRAINING_ROWS * index.nlist
@@ -168,39 +179,83 @@ def train(vectors: Vectors, factory: str) -> Any:
     return index
 
 
-def add(index: Any, vectors: Vectors, rows: Rows) -> None:
-    """Adds rows of (n, D) to a FAISS index, a block at a time."""
-    for start in range(0, len(rows), BLOCK):
-        index.add(np.ascontiguousarray(vectors[rows[start : start + BLOCK]]))
+def reserve(index: Any, count: int) -> None:
+    """Memory of a graph for so many rows, which would else be twice what is needed while it grows."""
+    storage: Any = faiss.downcast_index(index.storage)
+    codes = storage.codes
+    codes.resize(count * index.storage.sa_code_size())
+    codes.clear()  # which keeps the memory
 
 
-def close_together(vectors: Vectors, order: Rows) -> Rows:
-    """(n,) places, which hold the rows `order`, such that near ones follow each other: cluster by cluster.
+def add(index: Any, vectors: Vectors) -> None:
+    """Adds (n, D) to a FAISS index, a block at a time."""
+    for start in range(0, len(vectors), BLOCK):
+        index.add(np.array(vectors[start : start + BLOCK]))
+        forget(vectors)
 
-    A search of a million rows of 256 dimensions takes 0.65 to 0.75 of the time with them.
-    """
+
+def forget(vectors: Vectors) -> None:
+    """Lets go of the memory of mapped vectors; they stay in the cache of the disk."""
+    owner: Any = vectors
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap):
+        owner.madvise(mmap.MADV_DONTNEED)
+
+
+def close_together(vectors: Vectors) -> Rows:
+    """(n,) an order of rows in which near ones follow each other: cluster by cluster."""
     count, width = vectors.shape
     num_clusters = min(MAX_CLUSTERS, int(np.sqrt(count)))
     sample = np.sort(np.random.default_rng(0).permutation(count)[: CLUSTER_TRAINING_ROWS * num_clusters])
     clusters: Any = faiss.Kmeans(width, num_clusters, niter=CLUSTER_ROUNDS, seed=0, min_points_per_centroid=1)
     clusters.train(np.ascontiguousarray(vectors[sample]))
-    starts = range(0, count, BLOCK)
-    of_rows = np.concatenate([nearest(vectors[one : one + BLOCK], clusters.centroids, 1)[1][:, 0] for one in starts])
-    return np.argsort(of_rows[order], kind="stable")
+    of_rows = np.empty(count, dtype=np.int64)
+    for start in range(0, count, BLOCK):
+        of_rows[start : start + BLOCK] = nearest(vectors[start : start + BLOCK], clusters.centroids, 1)[1][:, 0]
+        forget(vectors)
+    return np.argsort(of_rows, kind="stable")
 
 
-def rearrange(index: Any, order: Rows, places: Rows) -> Rows:
-    """Gives a graph's rows other places; returns the row of each, (n,). The graph is there twice meanwhile."""
-    index.permute_entries(places)
-    return order[places]
+def holds_vectors(index: Any) -> bool:
+    """Whether an index compares the vectors themselves."""
+    return isinstance(index, faiss.IndexHNSWFlat)
 
 
-def read(path: Path, factory: str, order: Rows | None) -> Approximate:
-    """What was written with faiss.write_index; no order: by an earlier version. Raises RuntimeError."""
-    index = faiss.read_index(str(path))
-    return wrap(index, factory, adding_order(index.ntotal, 1024) if order is None else order)
+def lay_out(index: Any, order: Rows) -> None:
+    """Gives a graph's rows the places of (n,) `order`. One over their own vectors needs these in the new order then."""
+    if holds_vectors(index):
+        index.hnsw.permute_entries(faiss.swig_ptr(order))
+    else:
+        index.permute_entries(order)
 
 
-def wrap(index: Any, factory: str, order: Rows) -> Approximate:
-    """A FAISS index as one of ours."""
-    return Graph(index, order) if factory.startswith(GRAPH) else Lists(index, order)
+def over(index: Any, vectors: Vectors) -> Approximate:
+    """A FAISS index of (n, D), in its order, as one of ours. A graph over them compares them where they lie, and keeps
+    no other copy; they have to stay there as long as it does."""
+    if not isinstance(index, faiss.IndexHNSW):
+        return Lists(index)
+    if holds_vectors(index):
+        codes: Any = faiss.MaybeOwnedVectorUInt8
+        storage: Any = faiss.IndexFlatIP(vectors.shape[1])
+        if index.storage is None:
+            index.storage, index.own_fields = storage, True
+            storage.this.disown()
+        else:
+            storage = faiss.downcast_index(index.storage)
+        storage.ntotal = len(vectors)
+        storage.codes = codes.create_view(
+            faiss.swig_ptr(vectors.reshape(-1).view(np.uint8)), vectors.nbytes, codes().owner
+        )
+    return Graph(index)
+
+
+def write(index: Any, path: Path) -> None:
+    """All of an index but the vectors that `over` gives to it."""
+    flags = faiss.IO_FLAG_SKIP_STORAGE if holds_vectors(index) else 0
+    faiss.write_index(index, str(path), flags)  # type: ignore[call-overload]  # its stubs know no flags of files
+
+
+def read(path: Path, vectors: Vectors) -> Approximate:
+    """What `write` has written of (n, D). Raises RuntimeError."""
+    return over(faiss.read_index(str(path)), vectors)

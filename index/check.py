@@ -48,21 +48,19 @@ def segment_damage(path: Path) -> Iterator[str]:
 
 def differences(path: Path, truth: Truth, manifest: Manifest, segments: Sequence[Segment]) -> Iterator[str]:
     """Rows of segments that are not the truth's. Rows that the truth has no more are deleted, not damaged."""
-    keys = np.concatenate([np.empty(0, np.int64), *(segment.keys for segment in segments)])
-    firsts = np.cumsum([0, *map(len, segments)])
     with truth.frozen() as frozen:
         for block_keys, products, vectors in frozen.blocks():
-            rows = np.searchsorted(keys, block_keys)
-            for key, product, vector, row in zip(block_keys.tolist(), products, vectors, rows.tolist(), strict=True):
+            rows_of = [segment.rows_of(block_keys) for segment in segments]
+            for place, (key, product, vector) in enumerate(zip(block_keys.tolist(), products, vectors, strict=True)):
                 if key > manifest.last_key:
                     continue  # fresh
-                if row == len(keys) or keys[row] != key:
+                found = [(one, rows[place]) for one, rows in zip(segments, rows_of, strict=True) if rows[place] >= 0]
+                if not found:
                     yield f"{path}: key {key}, product {product.product_id!r}: is in no segment"
                     continue
-                number = int(np.searchsorted(firsts, row, side="right")) - 1
-                segment, place = segments[number], row - int(firsts[number])
-                same = segment.ids[place] == product.product_id and (segment.alive is None or segment.alive[place])
-                if not same or not np.array_equal(segment.vectors[place], vector):
+                segment, row = found[0]
+                same = segment.ids[row] == product.product_id and (segment.alive is None or segment.alive[row])
+                if not same or not np.array_equal(segment.vectors[row], vector):
                     yield f"{path}: key {key}, product {product.product_id!r}: differs from its segment"
 
 

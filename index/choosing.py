@@ -6,28 +6,28 @@ Small segments are searched exactly. docs/decisions/010 compares the others.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from index.approximate import Approximate, add, adding_order, num_queries, train, wrap
-from index.exact import Rows, Vectors, nearest
-from index.manifest import Depth
+from index.approximate import BLOCK, GRAPH, Approximate, Graph, Lists, add, forget, num_queries, train
+from index.exact import Rows, Vectors, best_of, nearest
+from index.manifest import FLAT, Depth
 from item.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-FLAT = "Flat"
 FLAT_ROWS = 20_000  # up to which exact search costs about as much as any other
 GRAPH_LINKS = 16
 LINK_BYTES, ID_BYTES = 8.5, 8  # of a link of the graph, its share of higher levels included; of a row in a list
+MEMORY_SHARE, CGROUP_LIMIT = 0.5, Path("/sys/fs/cgroup/memory.max")
 DEPTHS = (10, 16, 40, 160, 640)  # neighbours that a search is tuned for
 SHALLOW, FEWER = 16, 4  # beyond so many, every fourth query tells enough: an error of a search has less weight there
-CANDIDATES = (1.6, 2, 3, 4, 8, 16)  # times the depth, that are tried
-AT_ONCE = 256  # queries searched exactly together
 HOPEFUL, GAIN = 0.9, 0.001  # above that recall, twice the effort has to bring so much more of it
 
 
@@ -35,8 +35,8 @@ HOPEFUL, GAIN = 0.9, 0.001  # above that recall, twice the effort has to bring s
 class Choice:
     """What the indexes of segments have to reach, and what they may take.
 
-    recall: recall@10 against exact search, above 0 and below 1. bytes_per_row: of an index, beside the vectors, which
-    stay on the disk and in its cache; None: as many as the fastest takes.
+    recall: recall@10 against exact search, above 0 and below 1. bytes_per_row: of memory that searches go all through:
+    an index, and the vectors where it has no others to compare. None: `MEMORY_SHARE` of what there is.
     """
 
     recall: float = 0.99
@@ -53,17 +53,21 @@ class Choice:
         if count <= FLAT_ROWS:
             return FLAT
         sizes = factories(count, width)
+        limit = MEMORY_SHARE * memory_bytes() / count if self.bytes_per_row is None else self.bytes_per_row
         for name, size in sizes.items():
-            if self.bytes_per_row is None or size <= self.bytes_per_row:
+            if size <= limit:
                 return name
+        if self.bytes_per_row is None:
+            return min(sizes, key=sizes.__getitem__)
         least = int(min(sizes.values())) + 1
         raise ConfigError(f"bytes_per_row: {self.bytes_per_row}; an index of {width} dimensions takes at least {least}")
 
 
 def factories(count: int, width: int) -> dict[str, float]:
-    """FAISS's names and the bytes each takes a row, the fastest first."""
+    """FAISS's names and the bytes of memory that each needs a row, the fastest first."""
     lists = num_lists(count)
     return {
+        f"HNSW{GRAPH_LINKS},Flat": 4 * width + GRAPH_LINKS * LINK_BYTES,
         f"HNSW{GRAPH_LINKS},SQ8": width + GRAPH_LINKS * LINK_BYTES,
         f"IVF{lists},SQ8": width + ID_BYTES,
         f"IVF{lists},RaBitQfs": width / 8 + 12 + ID_BYTES,
@@ -75,15 +79,24 @@ def num_lists(count: int) -> int:
     return int(2 ** round(np.log2(4 * np.sqrt(count))))
 
 
-def build(vectors: Vectors, factory: str, recall: float) -> tuple[Any, Rows, tuple[Depth, ...]]:
-    """A FAISS index of (n, D), the row of each of its places, (n,), and the depths that it was tuned for."""
-    order, num_last = adding_order(len(vectors)), num_queries(len(vectors))
-    first, last = order[:-num_last], order[-num_last:]
+def memory_bytes() -> int:
+    """Of this machine, or what its control group may take of it."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(physical, int(CGROUP_LIMIT.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no control group, or "max"
+        return physical
+
+
+def build(vectors: Vectors, factory: str, recall: float) -> tuple[Any, tuple[Depth, ...]]:
+    """A FAISS index of (n, D), which are in the order of adding, and the depths that it was tuned for."""
+    num_last = num_queries(len(vectors))
+    first, last = vectors[:-num_last], np.array(vectors[-num_last:])
     index = train(vectors, factory)
-    add(index, vectors, first)
-    depths = tune(wrap(index, factory, first), vectors, np.ascontiguousarray(vectors[last]), recall)
-    add(index, vectors, last)
-    return index, order, depths
+    add(index, first)
+    depths = tune(Graph(index) if factory.startswith(GRAPH) else Lists(index), first, last, recall)
+    add(index, last)
+    return index, depths
 
 
 def tune(index: Approximate, vectors: Vectors, queries: Vectors, recall: float) -> tuple[Depth, ...]:
@@ -92,15 +105,15 @@ def tune(index: Approximate, vectors: Vectors, queries: Vectors, recall: float) 
     Measured on queries, (Q, D), that the index does not hold; reached by a standard error. Where nothing reaches it,
     the best that was tried.
     """
-    exact = nearest_of(index.order, vectors, queries, DEPTHS[-1])
+    fewer = np.array(queries[::FEWER])
+    shallow, deep = (queries, nearest_to(queries, vectors, SHALLOW)), (fewer, nearest_to(fewer, vectors, DEPTHS[-1]))
     depths: list[Depth] = []
     for K in DEPTHS:
-        if K >= len(index.order):
+        if K >= len(vectors):
             break
         best: Depth | None = None
-        for times in CANDIDATES:
-            some = slice(None, None, 1 if K <= SHALLOW else FEWER)
-            attempt = partial(tried, index, vectors, np.ascontiguousarray(queries[some]), exact[some], K, times)
+        for times in index.candidates:
+            attempt = partial(tried, index, vectors, *(shallow if K <= SHALLOW else deep), K, times)
             found = least_effort(attempt, recall, index.most)
             if best is None or found.recall > best.recall:
                 best = found
@@ -135,7 +148,7 @@ def tried(
     index: Approximate, vectors: Vectors, queries: Vectors, exact: Rows, K: int, times: float, effort: int
 ) -> Depth:
     """A depth of `times` K candidates, with the recall that it reaches of the first K of `exact`."""
-    num_candidates = min(len(index.order), round(times * K))
+    num_candidates = min(len(vectors), round(times * K))
     depth = Depth(num_neighbours=K, effort=effort, num_candidates=num_candidates, recall=0.0)
     scores, rows = index.near(queries, vectors, depth)
     best = np.take_along_axis(rows, np.argsort(-scores, axis=1)[:, :K], axis=1)
@@ -143,13 +156,12 @@ def tried(
     return replace(depth, recall=float(np.mean(found) - np.std(found) / np.sqrt(len(found))))
 
 
-def nearest_of(rows: Rows, vectors: Vectors, queries: Vectors, count: int) -> Rows:
-    """(Q, count) of some rows of (n, D) those nearest to each query, the best first."""
-    wanted = np.isin(np.arange(len(vectors)), rows)
-    fetch, count = min(len(vectors), count + len(vectors) - len(rows)), min(count, len(rows))
-    found = []
-    for start in range(0, len(queries), AT_ONCE):  # of what is fetched, most is not kept
-        _, near = nearest(queries[start : start + AT_ONCE], vectors, fetch)
-        order = np.argsort(~wanted[near], axis=1, kind="stable")[:, :count]
-        found.append(np.take_along_axis(near, order, axis=1))
-    return np.concatenate(found)
+def nearest_to(queries: Vectors, vectors: Vectors, count: int) -> Rows:
+    """(Q, count) of (n, D) the rows nearest to each query, the best first; all of them where they are fewer."""
+    found = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(vectors), BLOCK):
+        block = vectors[start : start + BLOCK]
+        scores, rows = nearest(queries, block, min(count, len(block)))
+        found = best_of(count, found, (scores, rows + start))
+        forget(vectors)
+    return found[1]

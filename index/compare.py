@@ -18,16 +18,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 
-from index.approximate import GRAPH, Approximate, close_together, rearrange, wrap
-from index.choosing import FLAT, Choice, build, factories
+from index.approximate import GRAPH, Approximate, close_together, holds_vectors, lay_out, over
+from index.choosing import Choice, build, factories
 from index.exact import Rows, Vectors, nearest
 from index.generations import collection_folders
 from index.gpu import GPU_KIND, find_gpu
-from index.manifest import Depth, depth_for
+from index.manifest import FLAT, Depth, depth_for
 from index.store import Store
 from item.errors import ConfigError, ItemError
 from item.tables import format_table
@@ -37,8 +38,8 @@ K, BATCH, NUM_QUERIES = 10, 32, 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A kind of index: recall@10 against exact search, milliseconds of a batch of 32 queries, bytes a row beside the
-    vectors, seconds to build it."""
+    """A kind of index: recall@10 against exact search, milliseconds of a batch of 32 queries, bytes of memory a row
+    that searches go all through (`Choice`), seconds to build it."""
 
     kind: str
     recall: float
@@ -57,7 +58,7 @@ def compare(vectors: Vectors, queries: Vectors, recall: float) -> Iterator[Measu
         kind=FLAT,
         recall=1.0,
         batch_ms=median_ms(queries, lambda batch: nearest(batch, vectors, K)[1]),
-        bytes_per_row=0.0,
+        bytes_per_row=float(vectors[0].nbytes),
         build_s=0.0,
     )
     gpu = find_gpu("auto")
@@ -74,19 +75,29 @@ def compare(vectors: Vectors, queries: Vectors, recall: float) -> Iterator[Measu
         )
     for factory in factories(*vectors.shape):
         since = time.perf_counter()
-        faiss_index, order, depths = build(vectors, factory, recall)
+        faiss_index, depths = build(vectors, factory, recall)
         if factory.startswith(GRAPH):
-            order = rearrange(faiss_index, order, close_together(vectors, order))
+            order = close_together(vectors)
+            lay_out(faiss_index, order)
+            vectors, exact = vectors[order], np.argsort(order)[exact]
         build_s = time.perf_counter() - since
-        search = partial(found_by, wrap(faiss_index, factory, order), vectors, depth_for(depths, K))
+        search = partial(found_by, over(faiss_index, vectors), vectors, depth_for(depths, K))
         found = np.concatenate([search(batch) for batch in batches(queries)])
         yield Measured(
             kind=factory,
             recall=recall_of(found, exact),
             batch_ms=median_ms(queries, search),
-            bytes_per_row=len(faiss.serialize_index(faiss_index)) / len(vectors),
+            bytes_per_row=size_bytes(faiss_index, vectors) / len(vectors),
             build_s=build_s,
         )
+
+
+def size_bytes(faiss_index: Any, vectors: Vectors) -> int:
+    """Of an index with the vectors that it compares."""
+    serialize: Any = faiss.serialize_index
+    if holds_vectors(faiss_index):
+        return len(serialize(faiss_index, faiss.IO_FLAG_SKIP_STORAGE)) + vectors.nbytes
+    return len(serialize(faiss_index))
 
 
 def recall_of(found: Rows, exact: Rows) -> float:
@@ -135,7 +146,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", type=Path, required=True, metavar="DIR", help="folder of collections")
     parser.add_argument("--collection", default="default", metavar="NAME", help="(%(default)s)")
     parser.add_argument("--recall", type=float, default=Choice().recall, help="that is tuned for (%(default)s)")
-    parser.add_argument("--bytes-per-row", type=int, metavar="N", help="memory that an index may take beside vectors")
+    parser.add_argument(
+        "--bytes-per-row", type=int, metavar="N", help="memory that searches may need (half of what there is)"
+    )
     parser.add_argument("--rows", type=int, metavar="N", help="a sample of so many (all)")
     return parser
 

@@ -19,6 +19,8 @@ NORM_TOLERANCE = 1e-3
 ROWS_AT_ONCE = 4096
 # Asked for beyond k, so that a tie at the last hit is seldom cut by the first search.
 SPARE = 8
+# Vectors that are copied side by side at once.
+COPIED = 65_536
 # Scores of one FAISS call at most: with their rows 48 MiB.
 MAX_SCORES = 2**22
 
@@ -51,6 +53,23 @@ def score(queries: Vectors, vectors: Vectors, rows: Rows) -> Vectors:
     np.clip(found, -1.0, 1.0, out=found)
     found[rows < 0] = -np.inf
     return found
+
+
+def nearest_of(queries: Vectors, vectors: Vectors, rows: Rows, count: int) -> tuple[Vectors, Rows]:
+    """(Q, count) scores and rows, as `nearest`, of some rows, (m,), of (n, D); count is at most m."""
+    found = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(rows), COPIED):
+        some = rows[start : start + COPIED]
+        scores, places = nearest(queries, vectors[some], min(count, len(some)))
+        found = best_of(count, found, (scores, some[places]))
+    return found
+
+
+def best_of(count: int, *parts: tuple[Vectors, Rows]) -> tuple[Vectors, Rows]:
+    """(Q, count) of the scores and rows of parts, (Q, F), the best first, ties in the order of parts."""
+    scores, rows = (np.hstack(arrays) for arrays in zip(*parts, strict=True))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def nearest(queries: Vectors, vectors: Vectors, count: int) -> tuple[Vectors, Rows]:

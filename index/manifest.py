@@ -16,8 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from index.files import FileDigest, digest, publish, sealed, unsealed
 from item.errors import StoreError
 
-VERSION = 3  # since 3, a segment's rows may say which are alive
+VERSION = 4  # since 4, a segment's rows are in the order of its index
 MANIFEST = "manifest.json"
+FLAT = "Flat"
 
 Stamp = tuple[int, int] | None  # what `stamp` tells of a manifest
 
@@ -56,8 +57,8 @@ class SegmentInfo:
     may be among them.
 
     factory: of its index, as FAISS names it; "Flat": none, it is searched exactly. depths: how it is searched, by
-    ascending number of neighbours. files: rows, vectors, words and, but for "Flat", index
-    and order; segments of earlier versions lack words and order.
+    ascending number of neighbours. files: rows, vectors, words and, but for "Flat", index;
+    segments of early versions lack words.
     """
 
     last_key: int
@@ -68,7 +69,7 @@ class SegmentInfo:
     files: dict[str, FileDigest]
 
     def file(self, kind: str) -> str:
-        """The name of its file of a kind: rows, vectors, words, index, order. Raises StoreError where it has none."""
+        """The name of its file of a kind: rows, vectors, words, index. Raises StoreError where it has none."""
         name = self.find(kind)
         if name is None:
             raise StoreError(f"{MANIFEST}: a segment has no file {kind}-*")
@@ -137,11 +138,20 @@ def read_manifest(folder: Path) -> Manifest:
     if isinstance(version, int) and version > VERSION:
         raise StoreError(f"{path}: version {version}, this program knows up to {VERSION}; update the program")
     try:
-        return TypeAdapter(Manifest).validate_python(content)
+        manifest = TypeAdapter(Manifest).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise StoreError(f"{path}: {where}: {first['msg']}") from error
+    if manifest.version >= VERSION:
+        return manifest
+    return replace(manifest, segments=tuple(map(without_index, manifest.segments)))
+
+
+def without_index(info: SegmentInfo) -> SegmentInfo:
+    """A segment that is searched exactly: what earlier versions wrote had its index in another order than its rows."""
+    files = {name: file for name, file in info.files.items() if not name.startswith(("index-", "order-"))}
+    return replace(info, factory=FLAT, depths=(), files=files)
 
 
 def stamp(folder: Path) -> Stamp:

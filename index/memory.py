@@ -1,7 +1,8 @@
 """What searches work on: the rows of all segments one after another, then fresh ones, which no segment holds yet.
 
-Rows are in the order of their keys. A row that was deleted or replaced stays until its segment is written anew, but is
-not alive. `Memory` changes with every write, under the store's lock; a `View` never does.
+A segment's keys are above those of the one before; fresh rows are in the order of theirs. A row that was deleted or
+replaced stays until its segment is written anew, but is not alive. `Memory` changes with every write, under the store's
+lock; a `View` never does.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ T = TypeVar("T", bound=np.generic)
 class View:
     """The state at one moment. n rows, of which `num_segment_rows` are of segments and the others fresh.
 
-    keys: (n,) ascending. alive: (n,), None where all are. fresh: (n - num_segment_rows, D). fresh_ids: theirs; more may
+    keys: (n,). alive: (n,), None where all are. fresh: (n - num_segment_rows, D). fresh_ids: theirs; more may
     be at its end. fresh_words: theirs, and those of `reworded` rows, in place of what segments know; more may be there.
     """
 
@@ -76,6 +77,14 @@ class View:
             found[here] = vectors[rows[here] - first]
         return found
 
+    def rows_of(self, keys: Keys) -> Rows:
+        """(m,) the rows of keys, (m,), that are of this view."""
+        rows = np.searchsorted(self.keys[self.num_segment_rows :], keys) + self.num_segment_rows
+        for segment, first in self.parts():
+            found = segment.rows_of(keys)
+            rows = np.where(found < 0, rows, found + first)
+        return rows
+
     def rows_with_words(self, text: str, count: int, allowed: Mask | None) -> Rows:
         """The best `count` rows by their words (index.words) of those that are allowed, (n,), the best first."""
         fresh_allowed = np.ones(len(self), dtype=bool) if allowed is None else allowed
@@ -86,7 +95,7 @@ class View:
                 rows, scores = segment.words.search(text, count, part)
                 found.append((rows + first, scores))
         rows, scores = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-        return rows[np.lexsort((rows, -scores))][:count]
+        return rows[np.lexsort((self.keys[rows], -scores))][:count]
 
     def worded_by_segment(self, first: int, num_rows: int, allowed: Mask | None) -> Mask | None:
         """(num_rows,) allowed rows of a segment whose words it knows; None: all of them."""
@@ -241,9 +250,15 @@ class Memory:
                 self._reworded.append(np.array([row]))
 
     def _row(self, key: int) -> int | None:
-        keys = self._keys.values
-        row = int(np.searchsorted(keys, key))
-        return row if row < len(keys) and keys[row] == key else None
+        first = 0
+        for segment in self.segments:
+            if key <= segment.info.last_key:
+                row = int(segment.rows_of(np.array([key]))[0])
+                return None if row < 0 else first + row
+            first += len(segment)
+        fresh = self._keys.values[first:]
+        row = int(np.searchsorted(fresh, key))
+        return first + row if row < len(fresh) and fresh[row] == key else None
 
 
 class Grown(Generic[T]):

@@ -182,7 +182,7 @@ class Query:
         if fetch > len(self.view):
             return self.everything()
         (found,) = Group(view=self.view, mask=self.mask, k=fetch).search(self.vector[None])
-        rows = np.searchsorted(self.view.keys, np.array(found.keys, dtype=np.int64))
+        rows = self.view.rows_of(np.array(found.keys, dtype=np.int64))
         return Window(rows=rows, scores=np.array(found.scores, dtype=np.float32), plan=found.plan)
 
     def everything(self) -> Window:
@@ -190,7 +190,7 @@ class Query:
         allowed = self.allowed
         rows = np.arange(len(self.view)) if allowed is None else np.flatnonzero(allowed)
         scores = self.view.scores(self.vector, rows)
-        order = np.lexsort((rows, -scores))
+        order = np.lexsort((self.view.keys[rows], -scores))
         return Window(rows=rows[order], scores=scores[order], plan=Plan.EXACT)
 
     def fused(self, near: Window, fetch: int) -> Window:
@@ -205,7 +205,7 @@ class Query:
         fused = np.zeros(len(rows))
         for share, ranked in ((1 - weight, near.rows), (weight, found)):
             fused[np.searchsorted(rows, ranked)] += share / (RRF_K + 1 + np.arange(len(ranked)))
-        order = np.lexsort((rows, -scores, -fused))
+        order = np.lexsort((self.view.keys[rows], -scores, -fused))
         return Window(rows=rows[order], scores=scores[order], plan=near.plan)
 
     def kept(self, window: Window) -> Rows:

@@ -16,14 +16,13 @@ from math import ceil
 import numpy as np
 
 from index.approximate import Approximate, Lists
-from index.exact import ROUNDING, SPARE, Mask, Rows, Vectors, nearest, score
+from index.exact import ROUNDING, SPARE, Mask, Rows, Vectors, nearest, nearest_of, score
 from index.gpu import MAX_NEIGHBOURS, GpuFlat
 from index.manifest import Depth, depth_for
 from index.memory import View
 from index.planner import Plan, Work, choose, neighbours_for
 from index.segment import Segment
 
-COPIED = 65_536  # vectors that are copied side by side at once
 MOSTLY = 0.9  # share of rows from which on those that may not be hits are taken out afterwards
 WIDEN = 4  # times as many candidates, where those before end within a tie
 PRECEDENCE = (Plan.MASKED, Plan.WIDENED, Plan.APPROXIMATE, Plan.EXACT)  # of the parts' plans, for that of the whole
@@ -213,7 +212,7 @@ class Group:
 
     def best(self, rows: Rows, scores: Vectors, plan: Plan) -> list[Found]:
         """The best k of candidates, (Q, F)."""
-        order = np.lexsort((rows, -scores), axis=1)[:, : self.k]
+        order = np.lexsort((self.view.keys[rows], -scores), axis=1)[:, : self.k]
         rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
         there = scores > -np.inf
         rows = np.where(there, rows, 0)
@@ -277,16 +276,7 @@ def nearest_allowed(
         kept = first_allowed(*nearest(queries, vectors, wider), allowed, fetch)
         if kept is not None:
             return kept
-    passing = np.flatnonzero(allowed)
-    best_scores, best_rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-    for start in range(0, num_allowed, COPIED):
-        some = passing[start : start + COPIED]
-        scores, places = nearest(queries, vectors[some], min(fetch, len(some)))
-        best_scores, best_rows = np.hstack([best_scores, scores]), np.hstack([best_rows, some[places]])
-        order = np.argsort(-best_scores, axis=1, kind="stable")[:, :fetch]
-        best_scores = np.take_along_axis(best_scores, order, axis=1)
-        best_rows = np.take_along_axis(best_rows, order, axis=1)
-    return best_scores, best_rows
+    return nearest_of(queries, vectors, np.flatnonzero(allowed), fetch)
 
 
 def first_allowed(scores: Vectors, rows: Rows, allowed: Mask, fetch: int) -> tuple[Vectors, Rows] | None:

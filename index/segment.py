@@ -1,34 +1,36 @@
 """Immutable parts of a collection, written once and then only read: a cache of the truth. Where many attributes have
 changed, rows and words are written anew beside the same vectors and index.
 
-rows-<sha256>.arrow      keys, ids and attributes (index.columns) of n products, by ascending key; where they were
-                         written anew, also which are alive
+rows-<sha256>.arrow      keys, ids and attributes (index.columns) of n products; where they were written anew, also
+                         which are alive
 vectors-<sha256>.npy     their (n, D) float32 vectors, mapped into memory, not read
-words-<sha256>.sqlite    the words of the same products (index.words); stores of earlier versions lack it
+words-<sha256>.sqlite    the words of the same products (index.words)
 index-<sha256>.faiss     an approximate index of the vectors, but for small segments, which are searched exactly
-order-<sha256>.npy       the row of each of its places
+
+All have their rows in one order, which is the index's: near products lie together (index.approximate).
 """
 
 from __future__ import annotations
 
 import copy
+import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 
-from index.approximate import GRAPH, Approximate, close_together, read, rearrange
+from index.approximate import BLOCK, GRAPH, Approximate, adding_order, close_together, forget, lay_out, read, write
 from index.changes import Keys
-from index.choosing import FLAT, Choice, build
+from index.choosing import Choice, build
 from index.columns import Columns
-from index.exact import Mask, Vectors
+from index.exact import Mask, Rows, Vectors
 from index.files import BESIDE, FileDigest, digest, rename_durably
 from index.frozen_truth import FrozenTruth
 from index.gpu import GPU_KIND, GpuFlat
-from index.manifest import Depth, SegmentInfo
+from index.manifest import FLAT, Depth, SegmentInfo
 from index.product import Product
 from index.truth_rows import AT_ONCE
 from index.words import Words, WordsWriter
@@ -47,7 +49,9 @@ class Segment:
         self.on_gpu: GpuFlat | None = None  # its vectors there, in place of the index
         try:
             self.vectors = map_vectors(folder / info.file("vectors"))
-            self.index = None if info.factory == FLAT else read_index(folder, info)
+            self.index: Approximate | None = None
+            if info.factory != FLAT:
+                self.index = read(folder / info.file("index"), self.vectors)
         except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
             raise StoreError(f"{folder}: a segment cannot be read ({error})") from error
         self._read_rows(folder, info)
@@ -64,16 +68,17 @@ class Segment:
             raise StoreError(f"{folder}: the files of a segment do not belong together")
         self.info = info
         self.keys: Keys = table[KEY].to_numpy()
+        self._by_key = np.argsort(self.keys)
         self.ids = table[PRODUCT_ID].to_numpy()  # of strings: Arrow takes longer to find a few
         has_dead = ALIVE in table.column_names
         self.alive: Mask | None = table[ALIVE].to_numpy() if has_dead else None  # at its revision; None: all
         self.attributes: pa.Table = table.drop_columns([KEY, PRODUCT_ID, *([ALIVE] if has_dead else [])])
         words = info.find("words")
-        self.words = None if words is None else Words(folder / words, n)  # None: written by an earlier version
+        self.words = None if words is None else Words(folder / words, n)  # None: written by an early version
 
     def has_vectors_of(self, info: SegmentInfo) -> bool:
         """Whether vectors and index are those that `info` names; files are named by their content."""
-        return all(self.info.find(kind) == info.find(kind) for kind in ("vectors", "index", "order"))
+        return all(self.info.find(kind) == info.find(kind) for kind in ("vectors", "index"))
 
     def rewritten(self, folder: Path, info: SegmentInfo) -> Segment:
         """The same vectors and index with the rows and words of `info`; files that are new are checked. Raises
@@ -87,6 +92,12 @@ class Segment:
 
     def __len__(self) -> int:
         return self.info.count
+
+    def rows_of(self, keys: Keys) -> Rows:
+        """(m,) the rows of keys, (m,); -1 for those that are not here."""
+        places = np.searchsorted(self.keys, keys, sorter=self._by_key)
+        rows = self._by_key[np.minimum(places, len(self) - 1)]
+        return np.where(self.keys[rows] == keys, rows, -1)
 
     @property
     def kind(self) -> str:
@@ -110,34 +121,23 @@ def read_rows(path: Path) -> pa.Table:
         return pa.ipc.open_file(file).read_all()
 
 
-def read_index(folder: Path, info: SegmentInfo) -> Approximate:
-    """A segment's index. Segments were written without an order once. Raises OSError, ValueError, RuntimeError."""
-    order = info.find("order")
-    rows = None if order is None else np.load(folder / order).astype(np.int64)
-    return read(folder / info.file("index"), info.factory, rows)
-
-
 def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Choice) -> SegmentInfo:
     """Writes all products with keys above `first_key`, at least one, as a segment."""
-    width = frozen.vector_width
-    names = ("vectors.npy", "rows.arrow", "words.sqlite", "index.faiss", "order.npy")
-    vectors, rows, words, index, order = (folder / f"{name}{BESIDE}" for name in names)
-    count = write_rows(frozen, first_key, vectors, rows, words)
-    factory = choice.factory(count, width)
+    names = ("rows.arrow", "vectors.npy", "words.sqlite", "index.faiss")
+    rows, vectors, words, index = (folder / f"{name}{BESIDE}" for name in names)
+    count = frozen.count(first_key)
+    factory = choice.factory(count, frozen.vector_width)
+    order = np.arange(count) if factory == FLAT else adding_order(count)
+    table = write_vectors(frozen, first_key, order, vectors)
     depths: tuple[Depth, ...] = ()
-    written = [vectors, rows, words]
+    written = [rows, vectors, words]
     if factory != FLAT:
-        mapped = map_vectors(vectors)
-        built, rows_in_order, depths = build(mapped, factory, choice.recall)
-        if factory.startswith(GRAPH):
-            places = close_together(mapped, rows_in_order)
-            del mapped  # what was read of it is memory that the graph needs twice now
-            rows_in_order = rearrange(built, rows_in_order, places)
-        faiss.write_index(built, str(index))
-        with order.open("wb") as file:
-            write_header(file, (count,), np.int32)
-            file.write(rows_in_order.astype(np.int32).tobytes())
-        written += [index, order]
+        clusters, depths = write_index(vectors, index, factory, choice.recall)
+        order = order[clusters]
+        written.append(index)
+    table = table.take(order)
+    write_table(rows, table)
+    write_words(words, frozen, table[KEY].to_numpy())
     return SegmentInfo(
         last_key=frozen.last_key(),
         revision=frozen.revision,
@@ -156,41 +156,82 @@ def rewrite_rows(
     frozen: the truth at that revision, whose words are written too. None: words are what they were.
     """
     rows, words = folder / f"rows.arrow{BESIDE}", folder / f"words.sqlite{BESIDE}"
-    ids = pa.chunked_array([pa.array(segment.ids, pa.string())])
-    write_table(rows, attributes.append_column(ALIVE, pa.array(alive)), segment.keys, ids)
+    columns = {ALIVE: alive, KEY: segment.keys, PRODUCT_ID: pa.array(segment.ids, pa.string())}
+    write_table(rows, with_columns(attributes, columns))
     written = [rows]
     if frozen is not None:
-        with WordsWriter(words) as writer:
-            for start in range(0, len(segment), AT_ONCE):
-                keys = segment.keys[start : start + AT_ONCE].tolist()
-                found = frozen.products(keys)
-                writer.append([found.get(key, NO_WORDS) for key in keys])
-            writer.finish()
+        write_words(words, frozen, segment.keys)
         written.append(words)
     kinds = tuple(f"{path.name.partition('.')[0]}-" for path in written)
     kept = {name: file for name, file in segment.info.files.items() if not name.startswith(kinds)}
     return replace(segment.info, revision=revision, files=kept | dict(map(name_by_content, written)))
 
 
-def write_rows(frozen: FrozenTruth, first_key: int, vectors: Path, rows: Path, words: Path) -> int:
-    """Writes vectors, words, and keys, ids and attributes, block by block. Returns the number of products."""
+def write_vectors(frozen: FrozenTruth, first_key: int, order: Rows, path: Path) -> pa.Table:
+    """Writes the vectors of n products in an order, (n,), of ascending keys. Returns their attributes, keys and ids, by
+    ascending key."""
     columns, keys, ids = Columns(), [], []
-    with vectors.open("wb") as file, WordsWriter(words) as writer_of_words:
-        write_header(file, (frozen.count(first_key), frozen.vector_width), np.float32)
+    places = np.argsort(order)
+    with path.open("wb") as file:
+        write_header(file, (len(order), frozen.vector_width), np.float32)
+        file.flush()
+        first = file.tell()
         for block_keys, products, block in frozen.blocks(first_key):
-            file.write(block.tobytes())
+            of_block = places[len(columns) : len(columns) + len(block)]
+            for place, vector in zip(of_block.tolist(), block, strict=True):
+                os.pwrite(file.fileno(), vector.tobytes(), first + place * vector.nbytes)
             columns.append(products)
-            writer_of_words.append(products)
             keys.append(block_keys)
             ids.append(pa.array([product.product_id for product in products], pa.string()))
-        writer_of_words.finish()
-    write_table(rows, columns.to_table(), np.concatenate(keys), pa.chunked_array(ids))
-    return len(columns)
+    return with_columns(columns.to_table(), {KEY: np.concatenate(keys), PRODUCT_ID: pa.chunked_array(ids)})
 
 
-def write_table(path: Path, table: pa.Table, keys: Keys, ids: pa.ChunkedArray) -> None:
-    """Attributes with the keys and ids of their products, (n,)."""
-    table = table.append_column(KEY, pa.array(keys)).append_column(PRODUCT_ID, ids)
+def write_index(vectors: Path, path: Path, factory: str, recall: float) -> tuple[Rows, tuple[Depth, ...]]:
+    """Writes an index of the vectors in a file, (n, D), which are in the order of adding, and puts them into its own.
+    Returns that, (n,) of their rows, and its depths."""
+    mapped = map_vectors(vectors)
+    built, depths = build(mapped, factory, recall)
+    if not factory.startswith(GRAPH):
+        write(built, path)
+        return np.arange(len(mapped)), depths
+    order = close_together(mapped)
+    lay_out(built, order)
+    write(built, path)
+    del built  # the memory of a graph
+    rearrange(vectors, order)
+    return order, depths
+
+
+def rearrange(path: Path, order: Rows) -> None:
+    """Writes the vectors of a file anew in an order, (n,) of their rows."""
+    mapped, beside = map_vectors(path), path.with_name(f"rearranged.npy{BESIDE}")
+    with beside.open("wb") as file:
+        write_header(file, mapped.shape, np.float32)
+        for start in range(0, len(order), BLOCK):
+            file.write(mapped[order[start : start + BLOCK]].tobytes())
+            forget(mapped)
+    beside.replace(path)
+
+
+def write_words(path: Path, frozen: FrozenTruth, keys: Keys) -> None:
+    """Writes the words of the products with these keys, (n,); of those that are gone none."""
+    with WordsWriter(path) as writer:
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE].tolist()
+            found = frozen.products(some)
+            writer.append([found.get(key, NO_WORDS) for key in some])
+        writer.finish()
+
+
+def with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
+    """A table with more columns."""
+    for name, values in columns.items():
+        table = table.append_column(name, values if isinstance(values, pa.ChunkedArray) else pa.array(values))
+    return table
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes rows for `read_rows`."""
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 

@@ -20,7 +20,8 @@ from item.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
-SEGMENT_FILES = ("vectors-*.npy", "index-*.faiss", "order-*.npy", "rows-*.arrow", "words-*.sqlite", f"*{BESIDE}")
+KINDS = ("vectors-*.npy", "index-*.faiss", "rows-*.arrow", "words-*.sqlite")
+LEFT = ("order-*.npy", f"*{BESIDE}")  # by programs up to version 3 of the manifest, and by what did not finish
 
 
 def write_segments(folder: Path, truth: Truth, kept: tuple[SegmentInfo, ...], choice: Choice) -> Manifest:
@@ -111,7 +112,7 @@ def remember(segments: Sequence[Segment], truth: Truth, manifest: Manifest) -> M
 def remove_unnamed(folder: Path, manifest: Manifest) -> None:
     """Removes the files of segments that were replaced or never finished."""
     named = set(manifest.files())
-    for pattern in SEGMENT_FILES:
+    for pattern in (*KINDS, *LEFT):
         for path in folder.glob(pattern):
             if path.name not in named:
                 path.unlink()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from index import choosing
+from index.manifest import FLAT
 from index.memory import Memory
 from item.errors import ConfigError
 
@@ -40,15 +42,16 @@ class Upkeep:
     def first_due(self, memory: Memory) -> int | None:
         """The first of the segments that are due to be merged with all that is newer; None: none is.
 
-        A segment of an earlier version, which has no words, is due. The caller holds the store's lock.
+        A segment of an earlier version, which has no words or no index, is due. The caller holds the store's lock.
         """
         sizes = memory.segment_sizes()
         first = len(sizes) if memory.num_fresh >= self.flush_rows else None
         newer = memory.num_fresh
         for number, (alive, rows) in reversed(list(enumerate(sizes))):
-            wordless = memory.segments[number].words is None
+            segment = memory.segments[number]
+            unfinished = segment.words is None or (segment.info.factory == FLAT and rows > choosing.FLAT_ROWS)
             mostly_dead = rows - alive > self.max_dead * rows
-            if wordless or mostly_dead or (first is not None and alive < self.ratio * newer):
+            if unfinished or mostly_dead or (first is not None and alive < self.ratio * newer):
                 first = number
             newer += alive
         return first

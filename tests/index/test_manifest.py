@@ -250,3 +250,24 @@ def test_every_file_of_a_segment_is_read(template: Path, tmp_path: Path) -> None
     (tmp_path / one.file("vectors")).unlink()
     with pytest.raises(StoreError, match=r"vectors-.*: cannot be read \(No such file or directory\)"):
         one.check_files(tmp_path)
+
+
+def test_segments_of_an_earlier_version_are_searched_exactly_until_they_are_written_anew(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their rows were in the order of keys, and their indexes had orders of their own."""
+    monkeypatch.setattr(index.choosing, "FLAT_ROWS", 50)
+    generation = generation_folder(copy)
+    (generation / "order-0123456789abcdef.npy").write_bytes(b"rows")
+    path = generation / MANIFEST
+    path.write_text(sealed(unsealed(path.read_bytes()) | {"version": 3}))
+    with Store.open(copy) as reader, Store.open(copy, writable=True, upkeep=BY_HAND) as store:
+        for one in (reader, store):
+            assert [segment.kind for segment in one._memory.segments] == ["Flat", "Flat"]
+            check(one)
+        assert store.maintain()
+        assert not store.maintain()
+        assert store._memory.segments[0].kind.startswith("HNSW")
+        check(reader)
+    assert read_manifest(generation).version == VERSION
+    assert not list(generation.glob("order-*"))

@@ -160,7 +160,7 @@ def test_a_filter_is_cut_where_its_rows_would_not_fit(tmp_path: Path, monkeypatc
     condition = [Range("row", at_least=20)] * 9
     with fill(tmp_path / "index", random_vectors(90)) as store:
         whole = store.search(queries, 12, filters=condition)
-        monkeypatch.setattr("index.search.COPIED", 16)
+        monkeypatch.setattr("index.exact.COPIED", 16)
         assert store.search(queries, 12, filters=condition) == whole
 
 
@@ -278,7 +278,14 @@ class Clusters:
         return [ids[place] for place in np.argsort(-(vectors @ query), kind="stable")[:count]]
 
 
-@pytest.fixture(scope="module", params=[pytest.param(None, id="graph"), pytest.param(D + 8, id="lists")])
+KINDS = [
+    pytest.param(None, id="graph"),
+    pytest.param(D + 136, id="graph of compressed vectors"),
+    pytest.param(D + 8, id="lists"),
+]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def clusters(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index.choosing, "FLAT_ROWS", 500)
@@ -378,7 +385,7 @@ def test_ids_named_twice_are_left_out_once(clusters: Clusters, monkeypatch: pyte
     clusters.recall(answers, 400, allowed, [ids] * QUERIES)
 
 
-@pytest.mark.parametrize("bytes_per_row", [None, D + 8])
+@pytest.mark.parametrize("bytes_per_row", KINDS)
 def test_products_near_the_query_may_all_be_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_per_row: int | None
 ) -> None:
@@ -394,7 +401,10 @@ def test_products_near_the_query_may_all_be_deleted(
         assert clusters.recall(store.search(clusters.queries, 10), 10, clusters.alive) == 1.0
 
 
-@pytest.mark.parametrize(("bytes_per_row", "kind"), [(None, "HNSW"), (136, "IVF128,SQ8"), (40, "IVF128,RaBitQ")])
+WIDE_KINDS = [(None, "HNSW16,Flat"), (264, "HNSW16,SQ8"), (136, "IVF128,SQ8"), (40, "IVF128,RaBitQ")]
+
+
+@pytest.mark.parametrize(("bytes_per_row", "kind"), WIDE_KINDS)
 @pytest.mark.parametrize("spread", [0.7, 3.0])
 def test_every_kind_of_index_reaches_the_recall_that_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_per_row: int | None, kind: str, spread: float
