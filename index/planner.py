@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import sqrt
+from math import erfc, sqrt
 
 from index.manifest import Depth, depth_for
 
@@ -73,6 +73,14 @@ def neighbours_for(k: int, share: float) -> float:
     return (k + 2 * sqrt(k * (1 - share))) / share
 
 
+def chance_of_few(k: int, num_neighbours: int, share: float) -> float:
+    """That fewer than k of so many neighbours pass, where a share does at random: by the normal distribution."""
+    deviation = sqrt(num_neighbours * share * (1 - share))
+    if deviation == 0:
+        return float(num_neighbours * share < k)
+    return erfc((num_neighbours * share - k + 0.5) / deviation / sqrt(2)) / 2
+
+
 def exact_cost(work: Work, costs: Costs) -> float:
     """Of comparing every row that passes."""
     return work.num_allowed * work.width * (costs.copy + work.num_queries * costs.compare)
@@ -91,12 +99,23 @@ def index_cost(work: Work, depth: Depth, costs: Costs, told: bool) -> float:
     return work.num_queries * each + (work.num_rows * costs.told if told else 0.0)
 
 
+def widened_cost(work: Work, depth: Depth, k: int, costs: Costs) -> float:
+    """Of an index that is not told of the filter. A graph that finds too few for any of the queries leaves these to
+    exact search, which copies the rows that pass even for one."""
+    cost = index_cost(work, depth, costs, told=False)
+    if work.num_lists is not None:
+        return cost
+    few = chance_of_few(k, depth.num_neighbours, work.share)
+    any_few = 1 - (1 - few) ** work.num_queries
+    return cost + work.num_allowed * work.width * (any_few * costs.copy + few * work.num_queries * costs.compare)
+
+
 def choose(work: Work, depths: Sequence[Depth], k: int, costs: Costs = COSTS) -> Plan:
     """The cheapest plan for k hits under a filter; `depths`: what the part's index is tuned for."""
     if work.num_allowed <= k:
         return Plan.EXACT
     depth = depth_for(depths, neighbours_for(k, work.share))
-    options = {Plan.EXACT: exact_cost(work, costs), Plan.WIDENED: index_cost(work, depth, costs, told=False)}
+    options = {Plan.EXACT: exact_cost(work, costs), Plan.WIDENED: widened_cost(work, depth, k, costs)}
     if work.num_lists is not None:
         options[Plan.MASKED] = index_cost(work, depth, costs, told=True)
     return min(options, key=lambda plan: options[plan])

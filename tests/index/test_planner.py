@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.manifest import Depth, depth_for
-from index.planner import Costs, Plan, Work, choose, exact_cost, index_cost, neighbours_for
+from index.planner import Costs, Plan, Work, chance_of_few, choose, exact_cost, index_cost, neighbours_for, widened_cost
 
 DEPTHS = tuple(
     Depth(num_neighbours=K, effort=effort, num_candidates=2 * K, recall=0.99)
@@ -72,10 +72,25 @@ def test_the_plan_is_the_cheapest(work: Work, share: float, k: int) -> None:
     depth = depth_for(DEPTHS, neighbours_for(k, work.share))
     options = {
         Plan.EXACT: exact_cost(work, costs),
-        Plan.WIDENED: index_cost(work, depth, costs, told=False),
+        Plan.WIDENED: widened_cost(work, depth, k, costs),
         Plan.MASKED: index_cost(work, depth, costs, told=True) if work.num_lists is not None else float("inf"),
     }
     assert options[plan] == pytest.approx(min(options.values()))
+
+
+@given(k=st.integers(1, 100), num_neighbours=st.integers(50, 2000), share=st.floats(0.02, 0.98))
+def test_the_chance_that_too_few_pass(k: int, num_neighbours: int, share: float) -> None:
+    found = np.random.default_rng(0).binomial(num_neighbours, share, 4000)
+    assert chance_of_few(k, num_neighbours, share) == pytest.approx((found < k).mean(), abs=0.1)
+    assert chance_of_few(k, num_neighbours, 1.0) == (num_neighbours < k)
+
+
+def test_a_graph_is_not_asked_where_one_of_many_queries_would_find_too_few() -> None:
+    """Comparing for one query copies all rows that pass: many queries are then compared at little more."""
+    depths = [replace(depth, effort=depth.effort * 14) for depth in DEPTHS]
+    some = replace(GRAPH, num_allowed=100_000, width=256)
+    assert choose(replace(some, num_queries=1), depths, 10) is Plan.WIDENED
+    assert choose(replace(some, num_queries=64), depths, 10) is Plan.EXACT
 
 
 @pytest.mark.parametrize(
