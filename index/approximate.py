@@ -56,8 +56,9 @@ class Graph:
     """HNSW; `effort` is its ef. It cannot be told of a filter: links lead through what is not allowed, and beyond it
     too little is found."""
 
-    def __init__(self, faiss_index: Any) -> None:
-        self.faiss_index = faiss_index
+    def __init__(self, faiss_index: Any, held: Vectors | None = None) -> None:
+        """held: the memory that FAISS was given a view of, if any."""
+        self.faiss_index, self._held = faiss_index, held
         self.most = faiss_index.ntotal
         self.candidates: Sequence[float] = (1,) if holds_vectors(faiss_index) else CANDIDATES
 
@@ -231,8 +232,8 @@ def lay_out(index: Any, order: Rows) -> None:
 
 
 def over(index: Any, vectors: Vectors) -> Approximate:
-    """A FAISS index of (n, D), in its order, as one of ours. A graph over them compares them where they lie, and keeps
-    no other copy; they have to stay there as long as it does."""
+    """A FAISS index of (n, D), in its order, as one of ours. A graph over them compares them where they lie: it has no
+    other copy."""
     if not isinstance(index, faiss.IndexHNSW):
         return Lists(index)
     if holds_vectors(index):
@@ -247,7 +248,7 @@ def over(index: Any, vectors: Vectors) -> Approximate:
         storage.codes = codes.create_view(
             faiss.swig_ptr(vectors.reshape(-1).view(np.uint8)), vectors.nbytes, codes().owner
         )
-    return Graph(index)
+    return Graph(index, vectors)
 
 
 def write(index: Any, path: Path) -> None:

@@ -76,18 +76,19 @@ def compare(vectors: Vectors, queries: Vectors, recall: float) -> Iterator[Measu
     for factory in factories(*vectors.shape):
         since = time.perf_counter()
         faiss_index, depths = build(vectors, factory, recall)
+        order = np.arange(len(vectors))
         if factory.startswith(GRAPH):
             order = close_together(vectors)
             lay_out(faiss_index, order)
-            vectors, exact = vectors[order], np.argsort(order)[exact]
+        ordered = vectors[order]
         build_s = time.perf_counter() - since
-        search = partial(found_by, over(faiss_index, vectors), vectors, depth_for(depths, K))
-        found = np.concatenate([search(batch) for batch in batches(queries)])
+        search = partial(found_by, over(faiss_index, ordered), ordered, depth_for(depths, K))
+        found = np.concatenate([order[search(batch)] for batch in batches(queries)])
         yield Measured(
             kind=factory,
             recall=recall_of(found, exact),
             batch_ms=median_ms(queries, search),
-            bytes_per_row=size_bytes(faiss_index, vectors) / len(vectors),
+            bytes_per_row=size_bytes(faiss_index, ordered) / len(vectors),
             build_s=build_s,
         )
 
@@ -127,15 +128,16 @@ def median_ms(queries: Vectors, search: Callable[[Vectors], Rows]) -> float:
 
 
 def vectors_of(store: Store, max_rows: int | None) -> tuple[Vectors, Vectors]:
-    """(n, D) of a collection, or of a sample of it, and (Q, D) others to search with. Raises ConfigError: too few."""
+    """(n, D) of a collection, or of a sample of it, in no order, and (Q, D) others to search with. Raises ConfigError:
+    too few."""
     view = store.view()
     rows = np.arange(len(view)) if view.alive is None else np.flatnonzero(view.alive)
     if len(rows) < 10 * K:
         raise ConfigError(f"{store.folder}: {len(rows)} products; at least {10 * K} are needed to compare indexes")
     rows = np.random.default_rng(0).permutation(rows)
     num_queries = min(NUM_QUERIES, len(rows) // 10)
-    queries, rest = np.sort(rows[:num_queries]), rows[num_queries:]
-    return view.vectors(np.sort(rest if max_rows is None else rest[:max_rows])), view.vectors(queries)
+    queries, rest = rows[:num_queries], rows[num_queries:]
+    return view.vectors(rest[:max_rows]), view.vectors(queries)
 
 
 def build_parser() -> argparse.ArgumentParser:
