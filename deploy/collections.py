@@ -9,9 +9,10 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from index.choosing import Choice
 from index.generations import collection_folders
 from index.gpu import Gpu
-from index.store import Store
+from index.store import CHOICE, Store
 from index.vector_store import VectorStore
 from item.errors import ConfigError, LeaseError
 
@@ -33,7 +34,9 @@ class Collections(Mapping[str, VectorStore]):
         self.read_only = read_only
 
     @classmethod
-    def open(cls, index: Path, *, read_only: bool = False, gpu: Gpu | None = None) -> Collections:
+    def open(
+        cls, index: Path, *, read_only: bool = False, gpu: Gpu | None = None, choice: Choice = CHOICE
+    ) -> Collections:
         """Opens all collections of an index folder, to write unless `read_only`; a `gpu` searches them.
 
         Raises:
@@ -43,7 +46,9 @@ class Collections(Mapping[str, VectorStore]):
         try:
             for name, folder in collection_folders(index).items():
                 opened._stores[name] = (
-                    Store.open(folder, gpu=gpu) if read_only else open_to_write_or_read(name, folder, gpu)
+                    Store.open(folder, gpu=gpu, choice=choice)
+                    if read_only
+                    else open_to_write_or_read(name, folder, gpu, choice)
                 )
         except BaseException:
             opened.close()
@@ -93,7 +98,7 @@ class Collections(Mapping[str, VectorStore]):
         before = self._stores[name]
         assert isinstance(before, Store)  # no other is handed over
         try:
-            self._stores[name] = Store.open(before.folder, writable=True, gpu=before.gpu)
+            self._stores[name] = Store.open(before.folder, writable=True, gpu=before.gpu, choice=before.choice)
         except LeaseError:
             return None
         logger.info("collection %r: the other process has ended, it is written to from here now", name)
@@ -112,10 +117,10 @@ class Collections(Mapping[str, VectorStore]):
             store.close()
 
 
-def open_to_write_or_read(name: str, folder: Path, gpu: Gpu | None) -> Store:
+def open_to_write_or_read(name: str, folder: Path, gpu: Gpu | None, choice: Choice) -> Store:
     """A store that can be written to, or where another process does, one to read."""
     try:
-        return Store.open(folder, writable=True, gpu=gpu)
+        return Store.open(folder, writable=True, gpu=gpu, choice=choice)
     except LeaseError as error:
         logger.warning("collection %r is open to read until it can be written to: %s", name, error)
-        return Store.open(folder, gpu=gpu)
+        return Store.open(folder, gpu=gpu, choice=choice)

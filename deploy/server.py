@@ -44,7 +44,9 @@ from deploy.handlers import TAKE_OVER_RETRY_S, Handlers, Limits
 from deploy.interceptor import StatusInterceptor
 from deploy.service import ItemService
 from deploy.worker import Worker
+from index.choosing import Choice, add_choice
 from index.gpu import find_gpu
+from index.store import CHOICE
 from item.engine.interface import Engine
 from item.engine.loading import load_engine, warm_up
 from item.errors import ConfigError, ItemError
@@ -250,15 +252,19 @@ def log_start(host: str, port: int, handlers: Handlers) -> None:
     )
 
 
-def open_collections(index: Path | None, milvus: str | None, *, read_only: bool, device: str = "cpu") -> Collections:
+def open_collections(
+    index: Path | None, milvus: str | None, *, read_only: bool, device: str = "cpu", choice: Choice = CHOICE
+) -> Collections:
     """Those of a folder, searched on a device, those in Milvus, or none. Raises StoreError, ConfigError."""
     if milvus is not None:
+        if choice != CHOICE:
+            raise ConfigError("recall, bytes_per_row: Milvus chooses its own index; leave them out")
         return Collections.open_milvus(milvus, token=os.environ.get("MILVUS_TOKEN", ""), read_only=read_only)
     if index is None:
         return Collections({})
     gpu = find_gpu(device)
     logger.info("the index is searched on %s", "the CPU" if gpu is None else f"GPU {gpu.number}")
-    return Collections.open(index, read_only=read_only, gpu=gpu)
+    return Collections.open(index, read_only=read_only, gpu=gpu, choice=choice)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -272,6 +278,7 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("--index", type=Path, metavar="DIR", help="folder of collections (index.build makes it)")
     index.add_argument("--milvus", metavar="URI", help="collections in Milvus; its token is in MILVUS_TOKEN")
     parser.add_argument("--read-only", action="store_true", help="never write to the index; others may")
+    add_choice(parser)
     parser.add_argument("--backups", type=Path, metavar="DIR", help="folder that the rpc Backup writes to (none)")
     parser.add_argument(
         "--allow-private-addresses", action="store_true", help="Reembed may fetch pictures from an intranet, too"
@@ -308,7 +315,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def load() -> Loaded:
-        collections = open_collections(args.index, args.milvus, read_only=args.read_only, device=args.device)
+        choice = Choice(recall=args.recall, bytes_per_row=args.bytes_per_row)
+        collections = open_collections(
+            args.index, args.milvus, read_only=args.read_only, device=args.device, choice=choice
+        )
         try:
             engine = load_model(config, args.model, args.variant)
             warm_up(engine)

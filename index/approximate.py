@@ -31,10 +31,11 @@ EF_CONSTRUCTION = 128
 TRAINING_ROWS = 64  # for each list
 GRAPH_TRAINING_ROWS = 100_000
 CANDIDATES = (1.6, 2, 3, 4, 8, 16)  # of vectors that were compressed
-BLOCK = 65_536  # vectors that are added at once
-SPREAD = 16 * BLOCK  # among which a block's are spread evenly: as many as are read again and again at little cost
+BLOCK = 65_536  # vectors that are added, compared or copied at once
+SPREAD = 16 * BLOCK  # rows among which a block's are spread evenly; more would be written far apart on the disk
 TUNING_QUERIES = 4096
-MAX_CLUSTERS, CLUSTER_TRAINING_ROWS, CLUSTER_ROUNDS = 1024, 64, 5  # of `close_together`; training rows of each
+MAX_CLUSTERS, FEW_ROWS, FEW_CLUSTERS = 1024, 2048, 64  # of `close_together`
+CLUSTER_TRAINING_ROWS, CLUSTER_ROUNDS = 64, 5  # of k-means; rows for each cluster
 
 
 class Approximate(Protocol):
@@ -57,7 +58,7 @@ class Graph:
     too little is found."""
 
     def __init__(self, faiss_index: Any, held: Vectors | None = None) -> None:
-        """held: the memory that FAISS was given a view of, if any."""
+        """held: vectors that FAISS may have a view of: as long as it has, they have to be there."""
         self.faiss_index, self._held = faiss_index, held
         self.most = faiss_index.ntotal
         self.candidates: Sequence[float] = (1,) if holds_vectors(faiss_index) else CANDIDATES
@@ -175,8 +176,9 @@ def train(vectors: Vectors, factory: str) -> Any:
     else:
         index.cp.min_points_per_centroid = 1  # it warns below 39
         num_training = TRAINING_ROWS * index.nlist
-    sample = np.sort(np.random.default_rng(0).permutation(count)[:num_training])
-    index.train(np.ascontiguousarray(vectors[sample]))
+    if not index.is_trained:
+        sample = np.sort(np.random.default_rng(0).permutation(count)[:num_training])
+        index.train(np.ascontiguousarray(vectors[sample]))
     return index
 
 
@@ -196,7 +198,7 @@ def add(index: Any, vectors: Vectors) -> None:
 
 
 def forget(vectors: Vectors) -> None:
-    """Lets go of the memory of mapped vectors; they stay in the cache of the disk."""
+    """Lets go of the memory of vectors that are mapped to be read; they stay in the cache of the disk."""
     owner: Any = vectors
     while isinstance(owner, np.ndarray):
         owner = owner.base
@@ -205,17 +207,38 @@ def forget(vectors: Vectors) -> None:
 
 
 def close_together(vectors: Vectors) -> Rows:
-    """(n,) an order of rows in which near ones follow each other: cluster by cluster."""
+    """(n,) an order of rows in which near ones follow each other: cluster by cluster, within each again."""
+    order = clustered(vectors, min(MAX_CLUSTERS, int(np.sqrt(len(vectors)))))
+    for start in range(0, len(order), FEW_ROWS):
+        few = order[start : start + FEW_ROWS]
+        order[start : start + FEW_ROWS] = few[clustered(vectors[few], min(FEW_CLUSTERS, int(np.sqrt(len(few)))))]
+        forget(vectors)
+    return order
+
+
+def clustered(vectors: Vectors, num_clusters: int) -> Rows:
+    """(n,) an order of rows by k-means' clusters, each of which is followed by the nearest of those that are left."""
     count, width = vectors.shape
-    num_clusters = min(MAX_CLUSTERS, int(np.sqrt(count)))
     sample = np.sort(np.random.default_rng(0).permutation(count)[: CLUSTER_TRAINING_ROWS * num_clusters])
     clusters: Any = faiss.Kmeans(width, num_clusters, niter=CLUSTER_ROUNDS, seed=0, min_points_per_centroid=1)
     clusters.train(np.ascontiguousarray(vectors[sample]))
+    place = np.argsort(chained(clusters.centroids))
     of_rows = np.empty(count, dtype=np.int64)
     for start in range(0, count, BLOCK):
-        of_rows[start : start + BLOCK] = nearest(vectors[start : start + BLOCK], clusters.centroids, 1)[1][:, 0]
+        block = vectors[start : start + BLOCK]
+        of_rows[start : start + BLOCK] = place[nearest(block, clusters.centroids, 1)[1][:, 0]]
         forget(vectors)
     return np.argsort(of_rows, kind="stable")
+
+
+def chained(points: Vectors) -> Rows:
+    """(n,) an order of few points: after each the nearest of those that are left."""
+    alike = points @ points.T
+    order, left = np.zeros(len(points), dtype=np.int64), np.ones(len(points), dtype=bool)
+    for place in range(1, len(points)):
+        left[order[place - 1]] = False
+        order[place] = np.argmax(np.where(left, alike[order[place - 1]], -np.inf))
+    return order
 
 
 def holds_vectors(index: Any) -> bool:
@@ -223,17 +246,28 @@ def holds_vectors(index: Any) -> bool:
     return isinstance(index, faiss.IndexHNSWFlat)
 
 
+def own_vectors(index: Any) -> Vectors:
+    """(n, D) of a graph that was built of them, until more are added."""
+    storage: Any = faiss.downcast_index(index.storage)
+    return np.asarray(faiss.rev_swig_ptr(storage.get_xb(), storage.ntotal * storage.d)).reshape(storage.ntotal, -1)
+
+
 def lay_out(index: Any, order: Rows) -> None:
-    """Gives a graph's rows the places of (n,) `order`. One over their own vectors needs these in the new order then."""
+    """Puts a graph's rows into an order, (n,). A graph that compares the vectors themselves has none from here on:
+    `with_vectors` gives it those in the new order."""
     if holds_vectors(index):
         index.hnsw.permute_entries(faiss.swig_ptr(order))
     else:
         index.permute_entries(order)
 
 
-def over(index: Any, vectors: Vectors) -> Approximate:
-    """A FAISS index of (n, D), in its order, as one of ours. A graph over them compares them where they lie: it has no
-    other copy."""
+def with_vectors(index: Any, vectors: Vectors) -> Approximate:
+    """A FAISS index as one of ours, with its vectors, (n, D), in its order. A graph that compares these is given a view
+    of them, and has no other copy. Raises ValueError where they are not as many."""
+    if index.ntotal != len(vectors):
+        raise ValueError(f"an index of {index.ntotal} rows with {len(vectors)} vectors")
+    assert vectors.dtype == np.float32
+    assert vectors.flags.c_contiguous  # a copy would be gone when FAISS reads it
     if not isinstance(index, faiss.IndexHNSW):
         return Lists(index)
     if holds_vectors(index):
@@ -252,11 +286,11 @@ def over(index: Any, vectors: Vectors) -> Approximate:
 
 
 def write(index: Any, path: Path) -> None:
-    """All of an index but the vectors that `over` gives to it."""
+    """All of an index but the vectors that `with_vectors` gives to it."""
     flags = faiss.IO_FLAG_SKIP_STORAGE if holds_vectors(index) else 0
     faiss.write_index(index, str(path), flags)  # type: ignore[call-overload]  # its stubs know no flags of files
 
 
 def read(path: Path, vectors: Vectors) -> Approximate:
-    """What `write` has written of (n, D). Raises RuntimeError."""
-    return over(faiss.read_index(str(path)), vectors)
+    """What `write` has written of (n, D). Raises RuntimeError, ValueError."""
+    return with_vectors(faiss.read_index(str(path)), vectors)

@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 import torch
 
 from index.about import About
+from index.choosing import Choice, add_choice
 from index.exact import Vectors
 from index.files import digest
 from index.generations import NAME
@@ -108,6 +109,8 @@ class BuildConfig:
     replace: bool = False
     milvus: str | None = None
     milvus_token: str = field(default="", repr=False)
+    recall: float = Choice().recall
+    bytes_per_row: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("shard_rows", self.shard_rows), ("num_workers", self.num_workers)):
@@ -119,11 +122,18 @@ class BuildConfig:
             raise ConfigError(f"collection: {self.collection!r}; a name is letters, digits, dots, dashes, underscores")
         if not self.hosts.patterns and self.allow_private_addresses:
             raise ConfigError("allow_private_addresses: no host is allowed; add --allow-host")
+        if self.choice != Choice() and self.milvus:
+            raise ConfigError("recall, bytes_per_row: Milvus chooses its own index; leave them out")
 
     @property
     def hosts(self) -> AllowedHosts:
         """Those of `allow_hosts`. Raises ConfigError."""
         return AllowedHosts(self.allow_hosts)
+
+    @property
+    def choice(self) -> Choice:
+        """Of indexes. Raises ConfigError."""
+        return Choice(recall=self.recall, bytes_per_row=self.bytes_per_row)
 
     @property
     def folder(self) -> Path:
@@ -149,7 +159,7 @@ class BuildConfig:
     def create(self, about: About, blocks: Iterable[tuple[Sequence[Product], Vectors]]) -> int:
         """Makes the collection of blocks of products and vectors, (n, D). Returns its products."""
         with (
-            Store.create(self.folder, about, blocks)
+            Store.create(self.folder, about, blocks, choice=self.choice)
             if self.milvus is None
             else milvus_store().create(self.milvus, self.collection, about, blocks, token=self.milvus_token)
         ) as store:
@@ -410,6 +420,7 @@ def parser() -> argparse.ArgumentParser:
     add("--restart", action="store_true", help="discard the partial work of an interrupted job")
     add("--replace", action="store_true", help="replace an index of another space")
     add("--milvus", metavar="URI", help="make the collection in Milvus; its token is in MILVUS_TOKEN")
+    add_choice(described)
     return described
 
 

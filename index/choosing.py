@@ -5,18 +5,30 @@ Small segments are searched exactly. docs/decisions/010 compares the others.
 
 from __future__ import annotations
 
+import argparse
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from index.approximate import BLOCK, GRAPH, Approximate, Graph, Lists, add, forget, num_queries, train
+from index.approximate import (
+    BLOCK,
+    GRAPH,
+    Approximate,
+    Graph,
+    Lists,
+    add,
+    forget,
+    holds_vectors,
+    num_queries,
+    own_vectors,
+    train,
+)
 from index.exact import Rows, Vectors, best_of, nearest
+from index.machine import memory_bytes
 from index.manifest import FLAT, Depth
 from item.errors import ConfigError
 
@@ -25,7 +37,7 @@ logger = logging.getLogger(__name__)
 FLAT_ROWS = 20_000  # up to which exact search costs about as much as any other
 GRAPH_LINKS = 16
 LINK_BYTES, ID_BYTES = 8.5, 8  # of a link of the graph, its share of higher levels included; of a row in a list
-MEMORY_SHARE, CGROUP_LIMIT = 0.5, Path("/sys/fs/cgroup/memory.max")
+MEMORY_SHARE = 0.5  # for one segment; as much again may be needed while it is written
 DEPTHS = (10, 16, 40, 160, 640)  # neighbours that a search is tuned for
 SHALLOW, FEWER = 16, 4  # beyond so many, every fourth query tells enough: an error of a search has less weight there
 HOPEFUL, GAIN = 0.9, 0.001  # above that recall, twice the effort has to bring so much more of it
@@ -35,8 +47,8 @@ HOPEFUL, GAIN = 0.9, 0.001  # above that recall, twice the effort has to bring s
 class Choice:
     """What the indexes of segments have to reach, and what they may take.
 
-    recall: recall@10 against exact search, above 0 and below 1. bytes_per_row: of memory that searches go all through:
-    an index, and the vectors where it has no others to compare. None: `MEMORY_SHARE` of what there is.
+    recall: recall@10 against exact search, above 0 and below 1. bytes_per_row: of memory for the index, and for the
+    vectors where it compares these themselves. None: `MEMORY_SHARE` of the machine's for each segment.
     """
 
     recall: float = 0.99
@@ -63,6 +75,22 @@ class Choice:
         raise ConfigError(f"bytes_per_row: {self.bytes_per_row}; an index of {width} dimensions takes at least {least}")
 
 
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """The options of a command line that make a `Choice`."""
+    parser.add_argument(
+        "--recall",
+        type=float,
+        default=Choice().recall,
+        help="of the nearest 10, that indexes are tuned for (%(default)s)",
+    )
+    parser.add_argument(
+        "--bytes-per-row",
+        type=int,
+        metavar="N",
+        help="memory of an index and its vectors (half of the machine's, by rows)",
+    )
+
+
 def factories(count: int, width: int) -> dict[str, float]:
     """FAISS's names and the bytes of memory that each needs a row, the fastest first."""
     lists = num_lists(count)
@@ -79,22 +107,14 @@ def num_lists(count: int) -> int:
     return int(2 ** round(np.log2(4 * np.sqrt(count))))
 
 
-def memory_bytes() -> int:
-    """Of this machine, or what its control group may take of it."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(physical, int(CGROUP_LIMIT.read_text(encoding="ascii")))
-    except (OSError, ValueError):  # no control group, or "max"
-        return physical
-
-
 def build(vectors: Vectors, factory: str, recall: float) -> tuple[Any, tuple[Depth, ...]]:
     """A FAISS index of (n, D), which are in the order of adding, and the depths that it was tuned for."""
     num_last = num_queries(len(vectors))
     first, last = vectors[:-num_last], np.array(vectors[-num_last:])
     index = train(vectors, factory)
     add(index, first)
-    depths = tune(Graph(index) if factory.startswith(GRAPH) else Lists(index), first, last, recall)
+    compared = own_vectors(index) if holds_vectors(index) else first
+    depths = tune(Graph(index) if factory.startswith(GRAPH) else Lists(index), compared, last, recall)
     add(index, last)
     return index, depths
 

@@ -5,7 +5,8 @@
 
 Builds each kind over the collection's vectors, or over a sample of --rows of them, and searches it with products that
 it does not hold. The mark is on the kind that the store takes for as many rows; --bytes-per-row bounds it. Writes
-nothing, and may run beside a server. A million rows take some ten minutes, and their vectors' memory.
+nothing, and may run beside a server. A million rows take some twenty minutes, and three times
+their vectors' memory.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from index.approximate import GRAPH, Approximate, close_together, holds_vectors, lay_out, over
-from index.choosing import Choice, build, factories
+from index.approximate import GRAPH, Approximate, close_together, holds_vectors, lay_out, with_vectors
+from index.choosing import Choice, add_choice, build, factories
 from index.exact import Rows, Vectors, nearest
 from index.generations import collection_folders
 from index.gpu import GPU_KIND, find_gpu
@@ -39,7 +40,7 @@ K, BATCH, NUM_QUERIES = 10, 32, 512
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """A kind of index: recall@10 against exact search, milliseconds of a batch of 32 queries, bytes of memory a row
-    that searches go all through (`Choice`), seconds to build it."""
+    (`Choice`), seconds to build it."""
 
     kind: str
     recall: float
@@ -76,13 +77,13 @@ def compare(vectors: Vectors, queries: Vectors, recall: float) -> Iterator[Measu
     for factory in factories(*vectors.shape):
         since = time.perf_counter()
         faiss_index, depths = build(vectors, factory, recall)
-        order = np.arange(len(vectors))
+        order, ordered = np.arange(len(vectors)), vectors
         if factory.startswith(GRAPH):
             order = close_together(vectors)
             lay_out(faiss_index, order)
-        ordered = vectors[order]
+            ordered = vectors[order]
         build_s = time.perf_counter() - since
-        search = partial(found_by, over(faiss_index, ordered), ordered, depth_for(depths, K))
+        search = partial(found_by, with_vectors(faiss_index, ordered), ordered, depth_for(depths, K))
         found = np.concatenate([order[search(batch)] for batch in batches(queries)])
         yield Measured(
             kind=factory,
@@ -91,6 +92,7 @@ def compare(vectors: Vectors, queries: Vectors, recall: float) -> Iterator[Measu
             bytes_per_row=size_bytes(faiss_index, ordered) / len(vectors),
             build_s=build_s,
         )
+        del faiss_index, ordered, search  # their memory, before the next is built
 
 
 def size_bytes(faiss_index: Any, vectors: Vectors) -> int:
@@ -147,10 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--index", type=Path, required=True, metavar="DIR", help="folder of collections")
     parser.add_argument("--collection", default="default", metavar="NAME", help="(%(default)s)")
-    parser.add_argument("--recall", type=float, default=Choice().recall, help="that is tuned for (%(default)s)")
-    parser.add_argument(
-        "--bytes-per-row", type=int, metavar="N", help="memory that searches may need (half of what there is)"
-    )
+    add_choice(parser)
     parser.add_argument("--rows", type=int, metavar="N", help="a sample of so many (all)")
     return parser
 

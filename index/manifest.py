@@ -149,9 +149,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def without_index(info: SegmentInfo) -> SegmentInfo:
-    """A segment that is searched exactly: what earlier versions wrote had its index in another order than its rows."""
-    files = {name: file for name, file in info.files.items() if not name.startswith(("index-", "order-"))}
-    return replace(info, factory=FLAT, depths=(), files=files)
+    """A segment that is searched exactly: earlier versions wrote indexes in another order than that of the rows."""
+    return replace(info, factory=FLAT, depths=())
 
 
 def stamp(folder: Path) -> Stamp:

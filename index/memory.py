@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -78,12 +79,8 @@ class View:
         return found
 
     def rows_of(self, keys: Keys) -> Rows:
-        """(m,) the rows of keys, (m,), that are of this view."""
-        rows = np.searchsorted(self.keys[self.num_segment_rows :], keys) + self.num_segment_rows
-        for segment, first in self.parts():
-            found = segment.rows_of(keys)
-            rows = np.where(found < 0, rows, found + first)
-        return rows
+        """(m,) the rows of keys, (m,); -1 for those that are not here."""
+        return rows_of(keys, self.segments, self.keys[self.num_segment_rows :])
 
     def rows_with_words(self, text: str, count: int, allowed: Mask | None) -> Rows:
         """The best `count` rows by their words (index.words) of those that are allowed, (n,), the best first."""
@@ -92,8 +89,8 @@ class View:
         for segment, first in self.parts():
             if segment.words is not None:
                 part = self.worded_by_segment(first, len(segment), allowed)
-                rows, scores = segment.words.search(text, count, part)
-                found.append((rows + first, scores))
+                ranks, scores = segment.words.search(text, count, None if part is None else part[segment.rows_by_key])
+                found.append((segment.rows_by_key[ranks] + first, scores))
         rows, scores = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         return rows[np.lexsort((self.keys[rows], -scores))][:count]
 
@@ -112,8 +109,8 @@ class View:
 
     def parts(self) -> list[tuple[Segment, int]]:
         """The segments, each with its first row."""
-        firsts = np.cumsum([0, *map(len, self.segments)])[:-1]
-        return list(zip(self.segments, firsts.tolist(), strict=True))
+        firsts = accumulate(map(len, self.segments), initial=0)
+        return list(zip(self.segments, firsts, strict=False))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,16 +176,17 @@ class Memory:
 
     def apply(self, changes: Changes) -> None:
         """Takes changes over; those that are here already change nothing."""
-        for key in changes.deleted:
-            if (row := self._row(key)) is not None and self._alive.values[row]:
-                self._alive.values[row] = False
-                self.num_dead += 1
+        rows = self._rows(changes.deleted)
+        dying = np.unique(rows[rows >= 0])
+        self.num_dead += int(np.count_nonzero(self._alive.values[dying]))
+        self._alive.values[dying] = False
         new = []
-        for written in changes.written:
+        rows = self._rows([written.key for written in changes.written])
+        for written, row in zip(changes.written, rows.tolist(), strict=True):
             if written.key > self.last_key:
                 assert written.vector is not None
                 new.append((written.key, written.product, written.vector))
-            elif (row := self._row(written.key)) is not None:
+            elif row >= 0:
                 self._update(row, written.product)
         if new:
             keys, products, vectors = zip(*new, strict=True)
@@ -249,16 +247,23 @@ class Memory:
             if row < self.num_segment_rows:
                 self._reworded.append(np.array([row]))
 
-    def _row(self, key: int) -> int | None:
-        first = 0
-        for segment in self.segments:
-            if key <= segment.info.last_key:
-                row = int(segment.rows_of(np.array([key]))[0])
-                return None if row < 0 else first + row
-            first += len(segment)
-        fresh = self._keys.values[first:]
-        row = int(np.searchsorted(fresh, key))
-        return first + row if row < len(fresh) and fresh[row] == key else None
+    def _rows(self, keys: Sequence[int]) -> Rows:
+        """(m,) the rows of m keys, -1 for those that are not here."""
+        wanted = np.array(keys, dtype=np.int64)
+        fresh = self._keys.values[self.num_segment_rows :]
+        return rows_of(wanted, self.segments, fresh)
+
+
+def rows_of(keys: Keys, segments: Sequence[Segment], fresh: Keys) -> Rows:
+    """(m,) the rows of keys, (m,), -1 for those that are not there: of segments one after another, then fresh ones."""
+    found, first = np.full(len(keys), -1), 0
+    for segment in segments:
+        rows = segment.rows_of(keys)
+        found = np.where(rows < 0, found, rows + first)
+        first += len(segment)
+    places = np.searchsorted(fresh, keys)
+    there = np.append(fresh, -1)[places] == keys
+    return np.where(there, places + first, found)
 
 
 class Grown(Generic[T]):

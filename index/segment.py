@@ -4,16 +4,20 @@ changed, rows and words are written anew beside the same vectors and index.
 rows-<sha256>.arrow      keys, ids and attributes (index.columns) of n products; where they were written anew, also
                          which are alive
 vectors-<sha256>.npy     their (n, D) float32 vectors, mapped into memory, not read
-words-<sha256>.sqlite    the words of the same products (index.words)
+words-<sha256>.sqlite    the words of the same products (index.words), in the order of their keys
 index-<sha256>.faiss     an approximate index of the vectors, but for small segments, which are searched exactly
 
-All have their rows in one order, which is the index's: near products lie together (index.approximate).
+Rows and vectors are in the order of the index: near products lie together in a graph's (index.approximate). Without
+one they are in the order of keys, as words always are: so equal words of equal products come in the order of writing.
 """
 
 from __future__ import annotations
 
 import copy
+import errno
 import os
+import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +42,7 @@ from item.errors import StoreError
 
 NO_WORDS = Product(product_id="")  # of a row that is dead
 KEY, PRODUCT_ID, ALIVE = "key", "product_id", "alive"
+BUILDING = threading.Lock()  # one index at a time: it takes memory, and all cores
 
 
 class Segment:
@@ -68,7 +73,7 @@ class Segment:
             raise StoreError(f"{folder}: the files of a segment do not belong together")
         self.info = info
         self.keys: Keys = table[KEY].to_numpy()
-        self._by_key = np.argsort(self.keys)
+        self.rows_by_key: Rows = np.argsort(self.keys)
         self.ids = table[PRODUCT_ID].to_numpy()  # of strings: Arrow takes longer to find a few
         has_dead = ALIVE in table.column_names
         self.alive: Mask | None = table[ALIVE].to_numpy() if has_dead else None  # at its revision; None: all
@@ -95,8 +100,8 @@ class Segment:
 
     def rows_of(self, keys: Keys) -> Rows:
         """(m,) the rows of keys, (m,); -1 for those that are not here."""
-        places = np.searchsorted(self.keys, keys, sorter=self._by_key)
-        rows = self._by_key[np.minimum(places, len(self) - 1)]
+        places = np.searchsorted(self.keys, keys, sorter=self.rows_by_key)
+        rows = self.rows_by_key[np.minimum(places, len(self) - 1)]
         return np.where(self.keys[rows] == keys, rows, -1)
 
     @property
@@ -125,19 +130,17 @@ def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Cho
     """Writes all products with keys above `first_key`, at least one, as a segment."""
     names = ("rows.arrow", "vectors.npy", "words.sqlite", "index.faiss")
     rows, vectors, words, index = (folder / f"{name}{BESIDE}" for name in names)
-    count = frozen.count(first_key)
-    factory = choice.factory(count, frozen.vector_width)
+    count, width = frozen.count(first_key), frozen.vector_width
+    factory = choice.factory(count, width)
+    require_space(folder, 4 * width * count * (1 if factory == FLAT else 2))
     order = np.arange(count) if factory == FLAT else adding_order(count)
-    table = write_vectors(frozen, first_key, order, vectors)
+    write_products(frozen, first_key, order, rows, vectors, words)
     depths: tuple[Depth, ...] = ()
     written = [rows, vectors, words]
     if factory != FLAT:
-        clusters, depths = write_index(vectors, index, factory, choice.recall)
-        order = order[clusters]
+        of_index, depths = write_index(vectors, index, factory, choice.recall)
+        reorder_rows(rows, order[of_index])
         written.append(index)
-    table = table.take(order)
-    write_table(rows, table)
-    write_words(words, frozen, table[KEY].to_numpy())
     return SegmentInfo(
         last_key=frozen.last_key(),
         revision=frozen.revision,
@@ -160,51 +163,70 @@ def rewrite_rows(
     write_table(rows, with_columns(attributes, columns))
     written = [rows]
     if frozen is not None:
-        write_words(words, frozen, segment.keys)
+        ascending = segment.keys[segment.rows_by_key]
+        with WordsWriter(words) as writer:
+            for start in range(0, len(segment), AT_ONCE):
+                keys = ascending[start : start + AT_ONCE].tolist()
+                found = frozen.products(keys)
+                writer.append([found.get(key, NO_WORDS) for key in keys])
+            writer.finish()
         written.append(words)
     kinds = tuple(f"{path.name.partition('.')[0]}-" for path in written)
     kept = {name: file for name, file in segment.info.files.items() if not name.startswith(kinds)}
     return replace(segment.info, revision=revision, files=kept | dict(map(name_by_content, written)))
 
 
-def write_vectors(frozen: FrozenTruth, first_key: int, order: Rows, path: Path) -> pa.Table:
-    """Writes the vectors of n products in an order, (n,), of ascending keys. Returns their attributes, keys and ids, by
-    ascending key."""
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Says that the disk is full before an index is built in vain. Raises StoreError."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise StoreError(
+            f"{folder}: {num_bytes / 2**20:,.0f} MiB are needed, the disk has {free / 2**20:,.0f} MiB left"
+        )
+
+
+def write_products(frozen: FrozenTruth, first_key: int, order: Rows, rows: Path, vectors: Path, words: Path) -> None:
+    """Writes n products, rows and words by ascending key, and vectors in another order: `order[i]` is the rank by key
+    of the i-th, (n,)."""
     columns, keys, ids = Columns(), [], []
     places = np.argsort(order)
-    with path.open("wb") as file:
+    with vectors.open("wb") as file, WordsWriter(words) as writer:
         write_header(file, (len(order), frozen.vector_width), np.float32)
         file.flush()
         first = file.tell()
         for block_keys, products, block in frozen.blocks(first_key):
             of_block = places[len(columns) : len(columns) + len(block)]
             for place, vector in zip(of_block.tolist(), block, strict=True):
-                os.pwrite(file.fileno(), vector.tobytes(), first + place * vector.nbytes)
+                if os.pwrite(file.fileno(), vector.tobytes(), first + place * vector.nbytes) < vector.nbytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(vectors))
             columns.append(products)
+            writer.append(products)
             keys.append(block_keys)
             ids.append(pa.array([product.product_id for product in products], pa.string()))
-    return with_columns(columns.to_table(), {KEY: np.concatenate(keys), PRODUCT_ID: pa.chunked_array(ids)})
+        writer.finish()
+    write_table(rows, with_columns(columns.to_table(), {KEY: np.concatenate(keys), PRODUCT_ID: pa.chunked_array(ids)}))
 
 
 def write_index(vectors: Path, path: Path, factory: str, recall: float) -> tuple[Rows, tuple[Depth, ...]]:
-    """Writes an index of the vectors in a file, (n, D), which are in the order of adding, and puts them into its own.
-    Returns that, (n,) of their rows, and its depths."""
-    mapped = map_vectors(vectors)
-    built, depths = build(mapped, factory, recall)
-    if not factory.startswith(GRAPH):
+    """Writes an index of the vectors in a file, (n, D), which are in the order of adding, and then the vectors in the
+    order of the index. Returns that, (n,) of their former rows, and the index's depths."""
+    with BUILDING:
+        mapped = map_vectors(vectors)
+        built, depths = build(mapped, factory, recall)
+        order = np.arange(len(mapped))
+        if factory.startswith(GRAPH):
+            order = close_together(mapped)
+            lay_out(built, order)
         write(built, path)
-        return np.arange(len(mapped)), depths
-    order = close_together(mapped)
-    lay_out(built, order)
-    write(built, path)
-    del built  # the memory of a graph
-    rearrange(vectors, order)
+        del built
+    if factory.startswith(GRAPH):
+        reorder_vectors(vectors, order)
     return order, depths
 
 
-def rearrange(path: Path, order: Rows) -> None:
+def reorder_vectors(path: Path, order: Rows) -> None:
     """Writes the vectors of a file anew in an order, (n,) of their rows."""
-    mapped, beside = map_vectors(path), path.with_name(f"rearranged.npy{BESIDE}")
+    mapped, beside = map_vectors(path), path.with_name(f"reordered.npy{BESIDE}")
     with beside.open("wb") as file:
         write_header(file, mapped.shape, np.float32)
         for start in range(0, len(order), BLOCK):
@@ -213,14 +235,11 @@ def rearrange(path: Path, order: Rows) -> None:
     beside.replace(path)
 
 
-def write_words(path: Path, frozen: FrozenTruth, keys: Keys) -> None:
-    """Writes the words of the products with these keys, (n,); of those that are gone none."""
-    with WordsWriter(path) as writer:
-        for start in range(0, len(keys), AT_ONCE):
-            some = keys[start : start + AT_ONCE].tolist()
-            found = frozen.products(some)
-            writer.append([found.get(key, NO_WORDS) for key in some])
-        writer.finish()
+def reorder_rows(path: Path, order: Rows) -> None:
+    """Writes a file of rows anew in an order, (n,) of them."""
+    beside = path.with_name(f"reordered.arrow{BESIDE}")
+    write_table(beside, read_rows(path).take(order))
+    beside.replace(path)
 
 
 def with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from index.choosing import Choice
 from index.files import BESIDE
 from index.frozen_truth import FrozenTruth
-from index.manifest import Manifest, SegmentInfo, read_manifest, write_manifest
+from index.manifest import VERSION, Manifest, SegmentInfo, read_manifest, write_manifest
 from index.memory import Memory, Snapshot
 from index.segment import Segment, rewrite_rows, write_segment
 from index.truth import Truth
@@ -21,7 +21,7 @@ from item.errors import StoreError
 logger = logging.getLogger(__name__)
 
 KINDS = ("vectors-*.npy", "index-*.faiss", "rows-*.arrow", "words-*.sqlite")
-LEFT = ("order-*.npy", f"*{BESIDE}")  # by programs up to version 3 of the manifest, and by what did not finish
+LEFTOVERS = ("order-*.npy", f"*{BESIDE}")  # by programs up to version 3 of the manifest, and by what did not finish
 
 
 def write_segments(folder: Path, truth: Truth, kept: tuple[SegmentInfo, ...], choice: Choice) -> Manifest:
@@ -39,7 +39,13 @@ def writing(folder: Path) -> Iterator[None]:
     """Says what keeps segments from being written as a StoreError, and removes what there is of them."""
     try:
         yield
-    except (StoreError, OSError, RuntimeError, pa.ArrowException) as error:  # full disks say it in all these ways
+    except (
+        StoreError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        pa.ArrowException,
+    ) as error:  # full disks say it in all these ways
         with suppress(StoreError):  # of a damaged manifest, which the next who writes replaces
             remove_unnamed(folder, read_manifest(folder))
         if isinstance(error, StoreError):
@@ -58,6 +64,8 @@ def load_segments(
     """
     try:
         manifest = read_manifest(folder)
+        if manifest.version < VERSION:
+            logger.warning("%s: segments of an earlier version: searched exactly until they are written anew", folder)
         memory = remember([open_segment(folder, info, known) for info in manifest.segments], truth, manifest)
         if manifest.segments and truth.pruned() > manifest.revision:
             raise StoreError(f"{folder}: the segments are older than what is known of deletions")
@@ -112,7 +120,7 @@ def remember(segments: Sequence[Segment], truth: Truth, manifest: Manifest) -> M
 def remove_unnamed(folder: Path, manifest: Manifest) -> None:
     """Removes the files of segments that were replaced or never finished."""
     named = set(manifest.files())
-    for pattern in (*KINDS, *LEFT):
+    for pattern in (*KINDS, *LEFTOVERS):
         for path in folder.glob(pattern):
             if path.name not in named:
                 path.unlink()

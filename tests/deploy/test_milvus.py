@@ -11,6 +11,7 @@ import pytest
 from deploy.collections import Collections
 from deploy.server import Server, build_parser, main, open_collections
 from index.about import About
+from index.choosing import Choice
 from index.product import Product
 from item.catalog.listing import Listing
 from item.client import Client
@@ -104,6 +105,8 @@ def test_what_cannot_be_served_is_one_line(
     monkeypatch.setenv("MILVUS_TOKEN", "user:secret")
     with pytest.raises(UnavailableError):
         open_collections(None, "http://127.0.0.1:1", read_only=False)
+    with pytest.raises(ConfigError, match="bytes_per_row: Milvus chooses its own index"):
+        open_collections(None, "http://127.0.0.1:1", read_only=False, choice=Choice(bytes_per_row=100))
     assert main(["--port", "0", "--model", str(served_model), "--milvus", "http://user:secret@127.0.0.1:1"]) == 2
     captured = capfd.readouterr().err
     (line,) = [line for line in captured.splitlines() if line.startswith("error: ")]

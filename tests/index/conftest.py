@@ -96,7 +96,11 @@ def generation_folder(folder: Path) -> Path:
 
 def segment_files(folder: Path) -> set[str]:
     """The names of all files in a generation's folder that may belong to segments."""
-    return {path.name for path in folder.iterdir() if path.name.startswith(("rows", "vectors-", "words-", "index-"))}
+    return {
+        path.name
+        for path in folder.iterdir()
+        if path.name.startswith(("rows", "vectors", "words", "index", "reordered"))
+    }
 
 
 def flip_byte(path: Path, place: float = 0.5) -> None:

@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.approximate import BLOCK, SPREAD, adding_order, close_together, lay_out, num_queries, over, read, write
+from index.approximate import (
+    BLOCK,
+    SPREAD,
+    adding_order,
+    close_together,
+    lay_out,
+    num_queries,
+    read,
+    with_vectors,
+    write,
+)
 from index.choosing import build
 from index.exact import Rows, Vectors
 from index.manifest import Depth
@@ -54,11 +64,19 @@ def test_an_index_is_read_back_over_vectors_in_its_order(factory: str, tmp_path:
         lay_out(built, order)
     write(built, tmp_path / "index")
     laid_out = vectors[order]
-    before, after = over(built, laid_out), read(tmp_path / "index", laid_out)
+    before, after = with_vectors(built, laid_out), read(tmp_path / "index", laid_out)
     scores, rows = after.near(laid_out[:100], laid_out, DEPTH)
     assert np.array_equal(rows, before.near(laid_out[:100], laid_out, DEPTH)[1])
     assert (rows[np.arange(100), scores.argmax(axis=1)] == np.arange(100)).mean() > 0.95
     assert np.allclose(scores, np.einsum("qd,qfd->qf", laid_out[:100], laid_out[rows]), atol=1e-6)
+
+
+def test_an_index_of_other_vectors_is_refused(tmp_path: Path) -> None:
+    vectors = random_vectors(1500, WIDTH)
+    built, _ = build(vectors, "HNSW16,Flat", 0.9)
+    write(built, tmp_path / "index")
+    with pytest.raises(ValueError, match="an index of 1500 rows with 1499 vectors"):
+        read(tmp_path / "index", vectors[:-1])
 
 
 def test_a_graph_over_their_own_vectors_is_written_without_them(tmp_path: Path) -> None:

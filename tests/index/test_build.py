@@ -549,6 +549,9 @@ def parent(process: Path) -> Path:
         ({"collection": "a/b"}, "collection: 'a/b'"),
         ({"allow_hosts": ("*",)}, r"allow_host: '\*'"),
         ({"allow_private_addresses": True}, "allow_private_addresses: no host is allowed"),
+        ({"recall": 1.0}, "recall: 1.0 is not between 0 and 1"),
+        ({"bytes_per_row": 0}, "bytes_per_row: 0 is below 1"),
+        ({"bytes_per_row": 100, "milvus": "m"}, "bytes_per_row: Milvus chooses its own index"),
     ],
 )
 def test_the_configuration_names_what_is_wrong(changes: dict[str, object], message: str) -> None:

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import index.choosing
+import index.search
 from index.filters import Equal, Filter
+from index.planner import Plan
 from index.product import Product
 from index.ranking import Facet, Ranking, Sort, diverse_places
 from index.store import Store
@@ -41,11 +44,15 @@ PRODUCTS = [made(row) for row in range(COUNT)]
 DEAD = {"p7", "p41", "p290"}
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """Two segments, fresh rows, and some that were deleted."""
+@pytest.fixture(scope="module", params=[pytest.param(True, id="flat"), pytest.param(False, id="graph")])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Two segments, fresh rows, and some that were deleted. With graphs rows are in another order than keys; what is
+    found is compared with slow rankings, so that they are not searched."""
     folder = tmp_path_factory.mktemp("ranking") / "c"
-    with Store.create(folder, about(), upkeep=APART) as store:
+    with pytest.MonkeyPatch.context() as patch, Store.create(folder, about(), upkeep=APART) as store:
+        if not request.param:
+            patch.setattr(index.choosing, "FLAT_ROWS", 50)
+            patch.setattr(index.search, "choose", lambda work, depths, k: Plan.EXACT)
         for start, end in ((0, 100), (100, COUNT - FRESH), (COUNT - FRESH, COUNT)):
             store.upsert(PRODUCTS[start:end], VECTORS[start:end])
             if end < COUNT:

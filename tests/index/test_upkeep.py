@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import index.choosing
 import index.segment
 import index.segment_files
 from index.check import check
@@ -17,7 +20,7 @@ from index.segment import rewrite_rows
 from index.store import Store
 from index.upkeep import Upkeep
 from item.errors import ConfigError, StoreError
-from tests.index.conftest import about, flip_byte, generation_folder, product, random_vectors, segment_files
+from tests.index.conftest import BY_HAND, about, flip_byte, generation_folder, product, random_vectors, segment_files
 
 
 @pytest.mark.parametrize("values", [{"flush_rows": 0}, {"ratio": 0.0}, {"ratio": float("nan")}, {"max_dead": 0.0}])
@@ -219,6 +222,27 @@ def _wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_disk_too_small_is_noticed_before_an_index_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index.choosing, "FLAT_ROWS", 50)
+    with Store.create(tmp_path, about(), upkeep=BY_HAND) as store:
+        store.upsert([product(f"p{row}") for row in range(100)], random_vectors(100))
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * random_vectors(100).nbytes - 1))
+        with pytest.raises(StoreError, match=r"MiB are needed, the disk has .* MiB left"):
+            store.compact()
+        assert not segment_files(generation_folder(tmp_path))
+        assert len(store.search(random_vectors(1), 20)[0].hits) == 20
+
+
+def test_a_vector_that_was_half_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.create(tmp_path, about(), upkeep=BY_HAND) as store:
+        store.upsert([product(f"p{row}") for row in range(10)], random_vectors(10))
+        monkeypatch.setattr(os, "pwrite", lambda descriptor, content, place: len(content) // 2)
+        with pytest.raises(StoreError, match="No space left on device"):
+            store.compact()
+        assert not segment_files(generation_folder(tmp_path))
 
 
 @pytest.mark.parametrize(
