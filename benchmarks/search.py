@@ -152,7 +152,12 @@ def against_bare(store: Store, vectors: Vectors, queries: Vectors, repeats: int,
 
 
 def writes(store: Store, clusters: Clusters, count: int, rounds: int, where: str) -> list[Result]:
-    """Batches of 100, each followed by a search that has to see it."""
+    """Batches of 100, each followed by a search that has to see it. The truth is in the disk's cache, as that of a store
+    in use is."""
+    for path in store.folder.glob("generation-*/truth.sqlite"):
+        with path.open("rb") as file:
+            while file.read(2**24):
+                pass
     generator = np.random.default_rng(2)
     upserts, deletes = [], []
     fresh = clusters.queries(100 * rounds)
