@@ -152,8 +152,10 @@ def against_bare(store: Store, vectors: Vectors, queries: Vectors, repeats: int,
 
 
 def writes(store: Store, clusters: Clusters, count: int, rounds: int, where: str) -> list[Result]:
-    """Batches of 100, each followed by a search that has to see it. The truth is in the disk's cache, as that of a store
-    in use is."""
+    """Batches of 100, each followed by a search that has to see it.
+
+    The truth is read once before: that of a store in use is in the disk's cache.
+    """
     for path in store.folder.glob("generation-*/truth.sqlite"):
         with path.open("rb") as file:
             while file.read(2**24):
