@@ -34,6 +34,7 @@ CANDIDATES = (1.6, 2, 3, 4, 8, 16)  # of vectors that were compressed
 BLOCK = 65_536  # vectors that are added, compared or copied at once
 SPREAD = 16 * BLOCK  # rows among which a block's are spread evenly; more would be written far apart on the disk
 TUNING_QUERIES = 4096
+SPARE_LEVELS = 1.05  # times the links of higher levels that are expected
 MAX_CLUSTERS, FEW_ROWS, FEW_CLUSTERS = 1024, 2048, 64  # of `close_together`
 CLUSTER_TRAINING_ROWS, CLUSTER_ROUNDS = 64, 5  # of k-means; rows for each cluster
 
@@ -185,9 +186,11 @@ def train(vectors: Vectors, factory: str) -> Any:
 def reserve(index: Any, count: int) -> None:
     """Memory of a graph for so many rows, which would else be twice what is needed while it grows."""
     storage: Any = faiss.downcast_index(index.storage)
-    codes = storage.codes
-    codes.resize(count * index.storage.sa_code_size())
-    codes.clear()  # which keeps the memory
+    on_ground, above = index.hnsw.nb_neighbors(0), index.hnsw.nb_neighbors(1)
+    num_links = count * (on_ground + SPARE_LEVELS * above / (above - 1))  # of `above` rows one is in the next level too
+    for held, size in ((storage.codes, count * storage.sa_code_size()), (index.hnsw.neighbors, int(num_links))):
+        held.resize(size)
+        held.clear()  # which keeps the memory
 
 
 def add(index: Any, vectors: Vectors) -> None:
@@ -247,7 +250,7 @@ def holds_vectors(index: Any) -> bool:
 
 
 def own_vectors(index: Any) -> Vectors:
-    """(n, D) of a graph that was built of them, until more are added."""
+    """(n, D) of a graph that holds them, until more are added."""
     storage: Any = faiss.downcast_index(index.storage)
     return np.asarray(faiss.rev_swig_ptr(storage.get_xb(), storage.ntotal * storage.d)).reshape(storage.ntotal, -1)
 

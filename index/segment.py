@@ -26,7 +26,19 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from index.approximate import BLOCK, GRAPH, Approximate, adding_order, close_together, forget, lay_out, read, write
+from index.approximate import (
+    BLOCK,
+    GRAPH,
+    Approximate,
+    adding_order,
+    close_together,
+    forget,
+    holds_vectors,
+    lay_out,
+    own_vectors,
+    read,
+    write,
+)
 from index.changes import Keys
 from index.choosing import Choice, build
 from index.columns import Columns
@@ -215,7 +227,7 @@ def write_index(vectors: Path, path: Path, factory: str, recall: float) -> tuple
         built, depths = build(mapped, factory, recall)
         order = np.arange(len(mapped))
         if factory.startswith(GRAPH):
-            order = close_together(mapped)
+            order = close_together(own_vectors(built) if holds_vectors(built) else mapped)
             lay_out(built, order)
         write(built, path)
         del built
