@@ -81,9 +81,9 @@ def overlap(found: Vectors, expected: Vectors) -> float:
     rows = np.argpartition(-found, NEAREST - 1, axis=1)[:, :NEAREST]
     tenth = -np.partition(-expected, NEAREST - 1, axis=1)[:, NEAREST - 1 : NEAREST]
     above, values = expected > tenth + TIE, np.take_along_axis(expected, rows, axis=1)
-    found_above = np.take_along_axis(above, rows, axis=1).sum(1)
-    found_equal = (np.abs(values - tenth) <= TIE).sum(1)
-    return float((found_above + np.minimum(found_equal, NEAREST - above.sum(1))).mean() / NEAREST)
+    found_above = np.take_along_axis(above, rows, axis=1)
+    found_equal = ~found_above & (values >= tenth - TIE)
+    return float((found_above.sum(1) + np.minimum(found_equal.sum(1), NEAREST - above.sum(1))).mean() / NEAREST)
 
 
 def keeps_space(losses: dict[Modality, Loss]) -> bool:

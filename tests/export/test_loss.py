@@ -11,7 +11,7 @@ import pytest
 from item.catalog.listing import Listing
 from item.engine import Vectors, load_engine
 from item.export.calibration import shown_by
-from item.export.loss import MIN_LISTINGS, MIN_OVERLAP, Loss, compare, keeps_space, measure_loss, overlap
+from item.export.loss import MIN_LISTINGS, MIN_OVERLAP, TIE, Loss, compare, keeps_space, measure_loss, overlap
 from item.preprocessing.prepared import MODALITIES, Modality, Prepared
 from item.preprocessing.preprocessor import Preprocessor
 
@@ -51,6 +51,13 @@ def test_turned_vectors_keep_their_own_neighbours_alone() -> None:
     loss = compare((full @ turn).astype(np.float32), full)
     assert loss.overlap_at_10_own == 1
     assert loss.overlap_at_10 < 0.6
+
+
+def test_nothing_is_lost_where_cosines_are_just_so_far_apart() -> None:
+    """In float32 a > b + c and a - b > c are not the same."""
+    tenth = np.linspace(0.1, 0.9, 5000, dtype=np.float32)[:, None]
+    same = tenth + np.array([TIE] * 9 + [0.0] + [-0.05] * 5, dtype=np.float32)
+    assert overlap(same, same) == 1
 
 
 def test_one_neighbour_of_ten_lost_is_a_tenth() -> None:
