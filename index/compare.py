@@ -5,8 +5,7 @@
 
 Builds each kind over the collection's vectors, or over a sample of --rows of them, and searches it with products that
 it does not hold. The mark is on the kind that the store takes for as many rows; --bytes-per-row bounds it. Writes
-nothing, and may run beside a server. A million rows take some twenty minutes, and three times
-their vectors' memory.
+nothing, and may run beside a server. A million rows take some twenty minutes, and three times their vectors' memory.
 """
 
 from __future__ import annotations

@@ -249,9 +249,7 @@ class Memory:
 
     def _rows(self, keys: Sequence[int]) -> Rows:
         """(m,) the rows of m keys, -1 for those that are not here."""
-        wanted = np.array(keys, dtype=np.int64)
-        fresh = self._keys.values[self.num_segment_rows :]
-        return rows_of(wanted, self.segments, fresh)
+        return rows_of(np.array(keys, dtype=np.int64), self.segments, self._keys.values[self.num_segment_rows :])
 
 
 def rows_of(keys: Keys, segments: Sequence[Segment], fresh: Keys) -> Rows:

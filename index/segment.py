@@ -7,8 +7,8 @@ vectors-<sha256>.npy     their (n, D) float32 vectors, mapped into memory, not r
 words-<sha256>.sqlite    the words of the same products (index.words), in the order of their keys
 index-<sha256>.faiss     an approximate index of the vectors, but for small segments, which are searched exactly
 
-Rows and vectors are in the order of the index: near products lie together in a graph's (index.approximate). Without
-one they are in the order of keys, as words always are: so equal words of equal products come in the order of writing.
+Rows and vectors are in the order of the index: near products lie together in a graph's (index.approximate). Lists
+have them in the order of adding. Without an index they are in the order of keys, as words always are.
 """
 
 from __future__ import annotations
@@ -225,13 +225,13 @@ def write_index(vectors: Path, path: Path, factory: str, recall: float) -> tuple
     with BUILDING:
         mapped = map_vectors(vectors)
         built, depths = build(mapped, factory, recall)
-        order = np.arange(len(mapped))
-        if factory.startswith(GRAPH):
-            order = close_together(own_vectors(built) if holds_vectors(built) else mapped)
-            lay_out(built, order)
+        if not factory.startswith(GRAPH):
+            write(built, path)
+            return np.arange(len(mapped)), depths
+        order = close_together(own_vectors(built) if holds_vectors(built) else mapped)
+        lay_out(built, order)
         write(built, path)
-        del built
-    if factory.startswith(GRAPH):
+        del built  # its memory, before all vectors are read again
         reorder_vectors(vectors, order)
     return order, depths
 

@@ -21,6 +21,8 @@ from item.errors import StoreError
 logger = logging.getLogger(__name__)
 
 KINDS = ("vectors-*.npy", "index-*.faiss", "rows-*.arrow", "words-*.sqlite")
+# In all these ways a full disk shows: ours, the file system's, NumPy's of a file cut short, FAISS's, Arrow's.
+FULL_DISK = (StoreError, OSError, ValueError, RuntimeError, pa.ArrowException)
 LEFTOVERS = ("order-*.npy", f"*{BESIDE}")  # by programs up to version 3 of the manifest, and by what did not finish
 
 
@@ -39,13 +41,7 @@ def writing(folder: Path) -> Iterator[None]:
     """Says what keeps segments from being written as a StoreError, and removes what there is of them."""
     try:
         yield
-    except (
-        StoreError,
-        OSError,
-        ValueError,
-        RuntimeError,
-        pa.ArrowException,
-    ) as error:  # full disks say it in all these ways
+    except FULL_DISK as error:
         with suppress(StoreError):  # of a damaged manifest, which the next who writes replaces
             remove_unnamed(folder, read_manifest(folder))
         if isinstance(error, StoreError):
