@@ -17,7 +17,7 @@ from index.choosing import GRAPH_LINKS, num_lists
 PROBES = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
 REFINED = (2, 4, 8, 16)
 ALL_ROWS = 200_000  # beyond, only those that may be the fastest
-EFS = (16, 24, 32, 40, 48, 56, 64, 96, 128, 192)
+EFS = (16, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64, 96, 128, 192)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def settings(vectors: Vectors) -> Iterator[list[Setting]]:
     width = vectors.shape[1]
     flat: Any = faiss.IndexFlatIP(width)
     flat.add(vectors)
-    yield from (graph(vectors, flat, code) for code in ("SQ8", "Flat"))
+    yield from (graph(vectors, flat, code) for code in ("SQfp16", "SQ8", "Flat"))
     codes = ("SQ8", "Flat", f"PQ{width // 2}x4fs", "RaBitQfs")
     yield from (inverted_lists(vectors, flat, code) for code in codes[: None if len(vectors) <= ALL_ROWS else 2])
 
@@ -70,7 +70,7 @@ def inverted_lists(vectors: Vectors, flat: Any, code: str) -> list[Setting]:
 
 
 def graph(vectors: Vectors, flat: Any, code: str) -> list[Setting]:
-    """HNSW over vectors of 8 bits a value, refined, or of 32."""
+    """HNSW over vectors of 8 or 16 bits a value, refined, or of 32."""
     name = f"HNSW{GRAPH_LINKS},{code}"
     index = train(vectors, name)
     add(index, vectors)
@@ -83,7 +83,7 @@ def graph(vectors: Vectors, flat: Any, code: str) -> list[Setting]:
             label = f"{name} ef {ef}"
             found.append(Setting(index=index, name=name, size_bytes=size_bytes, parameters=base, label=label))
             continue
-        for times in (1.6, 2, 3):
+        for times in (1.2, 1.6) if code == "SQfp16" else (1.6, 2, 3):
             refine: Any = faiss.IndexRefineSearchParameters
             parameters = refine(k_factor=times, base_index_params=base)
             label = f"{name} ef {ef} k_factor {times}"

@@ -1,8 +1,7 @@
 """Approximate indexes of a segment's vectors, with the exact cosines of what they find.
 
-`Graph` is FAISS's HNSW: the fastest. It compares the segment's own vectors, where memory holds them all, or others of 8
-bits a value. `Lists` is FAISS's IVF, over 8 bits or 1 a value: less memory, and it can be told of a filter. They find
-candidates, whose cosines are then taken of the vectors.
+`Graph` is FAISS's HNSW over vectors of 16 or 8 bits a value: the fastest. `Lists` is FAISS's IVF, over 8 bits or 1 a
+value: less memory, and it can be told of a filter. They find candidates, whose cosines are then taken of the vectors.
 
 Vectors are first in the order of `adding_order`: the last are added when the index has been tuned with them as queries,
 for a graph finds the neighbours of what it holds too easily. Then a graph's vectors are laid out cluster by cluster:
@@ -30,7 +29,7 @@ GRAPH = "HNSW"
 EF_CONSTRUCTION = 128
 TRAINING_ROWS = 64  # for each list
 GRAPH_TRAINING_ROWS = 100_000
-CANDIDATES = (1.6, 2, 3, 4, 8, 16)  # of vectors that were compressed
+CANDIDATES = (1.2, 1.6, 2, 3, 4, 8, 16)  # times the neighbours that are wanted, worth a try
 BLOCK = 65_536  # vectors that are added, compared or copied at once
 SPREAD = 16 * BLOCK  # rows among which a block's are spread evenly; more would be written far apart on the disk
 TUNING_QUERIES = 4096
@@ -42,12 +41,11 @@ CLUSTER_TRAINING_ROWS, CLUSTER_ROUNDS = 64, 5  # of k-means; rows for each clust
 class Approximate(Protocol):
     """An index that was made for one segment.
 
-    most: how much `Depth.effort` makes sense. candidates: times the neighbours that are wanted, worth a try.
+    most: how much `Depth.effort` makes sense.
     """
 
     faiss_index: Any
     most: int
-    candidates: Sequence[float]
 
     def near(self, queries: Vectors, vectors: Vectors, depth: Depth) -> tuple[Vectors, Rows]:
         """(Q, F) cosines and rows, unordered; -1 and -inf for none. `vectors`: (n, D), those of the segment."""
@@ -58,11 +56,9 @@ class Graph:
     """HNSW; `effort` is its ef. It cannot be told of a filter: links lead through what is not allowed, and beyond it
     too little is found."""
 
-    def __init__(self, faiss_index: Any, held: Vectors | None = None) -> None:
-        """held: vectors that FAISS may have a view of: as long as it has, they have to be there."""
-        self.faiss_index, self._held = faiss_index, held
+    def __init__(self, faiss_index: Any) -> None:
+        self.faiss_index = faiss_index
         self.most = faiss_index.ntotal
-        self.candidates: Sequence[float] = (1,) if holds_vectors(faiss_index) else CANDIDATES
 
     def near(self, queries: Vectors, vectors: Vectors, depth: Depth) -> tuple[Vectors, Rows]:
         """See `Approximate`."""
@@ -73,8 +69,6 @@ class Graph:
 
 class Lists:
     """Inverted lists; `effort` is the number of them that are looked into. It can be told of a filter."""
-
-    candidates: Sequence[float] = CANDIDATES
 
     def __init__(self, faiss_index: Any) -> None:
         self.faiss_index = faiss_index
@@ -244,56 +238,11 @@ def chained(points: Vectors) -> Rows:
     return order
 
 
-def holds_vectors(index: Any) -> bool:
-    """Whether an index compares the vectors themselves."""
-    return isinstance(index, faiss.IndexHNSWFlat)
+def wrapped(index: Any) -> Approximate:
+    """A FAISS index as one of ours."""
+    return Graph(index) if isinstance(index, faiss.IndexHNSW) else Lists(index)
 
 
-def own_vectors(index: Any) -> Vectors:
-    """(n, D) of a graph that holds them, until more are added."""
-    storage: Any = faiss.downcast_index(index.storage)
-    return np.asarray(faiss.rev_swig_ptr(storage.get_xb(), storage.ntotal * storage.d)).reshape(storage.ntotal, -1)
-
-
-def lay_out(index: Any, order: Rows) -> None:
-    """Puts a graph's rows into an order, (n,). A graph that compares the vectors themselves has none from here on:
-    `with_vectors` gives it those in the new order."""
-    if holds_vectors(index):
-        index.hnsw.permute_entries(faiss.swig_ptr(order))
-    else:
-        index.permute_entries(order)
-
-
-def with_vectors(index: Any, vectors: Vectors) -> Approximate:
-    """A FAISS index as one of ours, with its vectors, (n, D), in its order. A graph that compares these is given a view
-    of them, and has no other copy. Raises ValueError where they are not as many."""
-    if index.ntotal != len(vectors):
-        raise ValueError(f"an index of {index.ntotal} rows with {len(vectors)} vectors")
-    assert vectors.dtype == np.float32
-    assert vectors.flags.c_contiguous  # a copy would be gone when FAISS reads it
-    if not isinstance(index, faiss.IndexHNSW):
-        return Lists(index)
-    if holds_vectors(index):
-        codes: Any = faiss.MaybeOwnedVectorUInt8
-        storage: Any = faiss.IndexFlatIP(vectors.shape[1])
-        if index.storage is None:
-            index.storage, index.own_fields = storage, True
-            storage.this.disown()
-        else:
-            storage = faiss.downcast_index(index.storage)
-        storage.ntotal = len(vectors)
-        storage.codes = codes.create_view(
-            faiss.swig_ptr(vectors.reshape(-1).view(np.uint8)), vectors.nbytes, codes().owner
-        )
-    return Graph(index, vectors)
-
-
-def write(index: Any, path: Path) -> None:
-    """All of an index but the vectors that `with_vectors` gives to it."""
-    flags = faiss.IO_FLAG_SKIP_STORAGE if holds_vectors(index) else 0
-    faiss.write_index(index, str(path), flags)  # type: ignore[call-overload]  # its stubs know no flags of files
-
-
-def read(path: Path, vectors: Vectors) -> Approximate:
-    """What `write` has written of (n, D). Raises RuntimeError, ValueError."""
-    return with_vectors(faiss.read_index(str(path)), vectors)
+def read(path: Path) -> Approximate:
+    """What FAISS has written to a file. Raises RuntimeError where it cannot be read."""
+    return wrapped(faiss.read_index(str(path)))

@@ -16,16 +16,13 @@ import numpy as np
 
 from index.approximate import (
     BLOCK,
-    GRAPH,
+    CANDIDATES,
     Approximate,
-    Graph,
-    Lists,
     add,
     forget,
-    holds_vectors,
     num_queries,
-    own_vectors,
     train,
+    wrapped,
 )
 from index.exact import Rows, Vectors, best_of, nearest
 from index.machine import memory_bytes
@@ -47,8 +44,8 @@ HOPEFUL, GAIN = 0.9, 0.001  # above that recall, twice the effort has to bring s
 class Choice:
     """What the indexes of segments have to reach, and what they may take.
 
-    recall: recall@10 against exact search, above 0 and below 1. bytes_per_row: of memory for the index, and for the
-    vectors where it compares these themselves. None: `MEMORY_SHARE` of the machine's for each segment.
+    recall: recall@10 against exact search, above 0 and below 1. bytes_per_row: of memory for the index; vectors
+    are mapped from their file. None: `MEMORY_SHARE` of the machine's for each segment.
     """
 
     recall: float = 0.99
@@ -87,7 +84,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
         "--bytes-per-row",
         type=int,
         metavar="N",
-        help="memory of an index and its vectors (half of the machine's, by rows)",
+        help="memory of an index, beside its vectors (half of the machine's, by rows)",
     )
 
 
@@ -95,7 +92,7 @@ def factories(count: int, width: int) -> dict[str, float]:
     """FAISS's names and the bytes of memory that each needs a row, the fastest first."""
     lists = num_lists(count)
     return {
-        f"HNSW{GRAPH_LINKS},Flat": 4 * width + GRAPH_LINKS * LINK_BYTES,
+        f"HNSW{GRAPH_LINKS},SQfp16": 2 * width + GRAPH_LINKS * LINK_BYTES,
         f"HNSW{GRAPH_LINKS},SQ8": width + GRAPH_LINKS * LINK_BYTES,
         f"IVF{lists},SQ8": width + ID_BYTES,
         f"IVF{lists},RaBitQfs": width / 8 + 12 + ID_BYTES,
@@ -113,8 +110,7 @@ def build(vectors: Vectors, factory: str, recall: float) -> tuple[Any, tuple[Dep
     first, last = vectors[:-num_last], np.array(vectors[-num_last:])
     index = train(vectors, factory)
     add(index, first)
-    compared = own_vectors(index) if holds_vectors(index) else first
-    depths = tune(Graph(index) if factory.startswith(GRAPH) else Lists(index), compared, last, recall)
+    depths = tune(wrapped(index), first, last, recall)
     add(index, last)
     return index, depths
 
@@ -132,7 +128,7 @@ def tune(index: Approximate, vectors: Vectors, queries: Vectors, recall: float) 
         if K >= len(vectors):
             break
         best: Depth | None = None
-        for times in index.candidates:
+        for times in CANDIDATES:
             attempt = partial(tried, index, vectors, *(shallow if K <= SHALLOW else deep), K, times)
             found = least_effort(attempt, recall, index.most)
             if best is None or found.recall > best.recall:

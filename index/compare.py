@@ -18,12 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import faiss
 import numpy as np
 
-from index.approximate import GRAPH, Approximate, close_together, holds_vectors, lay_out, with_vectors
+from index.approximate import GRAPH, Approximate, close_together, wrapped
 from index.choosing import Choice, add_choice, build, factories
 from index.exact import Rows, Vectors, nearest
 from index.generations import collection_folders
@@ -79,27 +78,19 @@ def compare(vectors: Vectors, queries: Vectors, recall: float) -> Iterator[Measu
         order, ordered = np.arange(len(vectors)), vectors
         if factory.startswith(GRAPH):
             order = close_together(vectors)
-            lay_out(faiss_index, order)
+            faiss_index.permute_entries(order)
             ordered = vectors[order]
         build_s = time.perf_counter() - since
-        search = partial(found_by, with_vectors(faiss_index, ordered), ordered, depth_for(depths, K))
+        search = partial(found_by, wrapped(faiss_index), ordered, depth_for(depths, K))
         found = np.concatenate([order[search(batch)] for batch in batches(queries)])
         yield Measured(
             kind=factory,
             recall=recall_of(found, exact),
             batch_ms=median_ms(queries, search),
-            bytes_per_row=size_bytes(faiss_index, ordered) / len(vectors),
+            bytes_per_row=len(faiss.serialize_index(faiss_index)) / len(vectors),
             build_s=build_s,
         )
         del faiss_index, ordered, search  # their memory, before the next is built
-
-
-def size_bytes(faiss_index: Any, vectors: Vectors) -> int:
-    """Of an index with the vectors that it compares."""
-    serialize: Any = faiss.serialize_index
-    if holds_vectors(faiss_index):
-        return len(serialize(faiss_index, faiss.IO_FLAG_SKIP_STORAGE)) + vectors.nbytes
-    return len(serialize(faiss_index))
 
 
 def recall_of(found: Rows, exact: Rows) -> float:

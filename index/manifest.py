@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from index.files import FileDigest, digest, publish, sealed, unsealed
 from item.errors import StoreError
 
-VERSION = 4  # since 4, a segment's rows are in the order of its index
+VERSION = 5  # since 5, a segment has all of its index in a file; since 4, its rows are in the order of it
 MANIFEST = "manifest.json"
 FLAT = "Flat"
 
@@ -149,7 +149,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def without_index(info: SegmentInfo) -> SegmentInfo:
-    """A segment that is searched exactly: earlier versions wrote indexes in another order than that of the rows."""
+    """A segment that is searched exactly: earlier versions wrote indexes in another order than that of the rows,
+    or without their vectors."""
     return replace(info, factory=FLAT, depths=())
 
 

@@ -213,9 +213,8 @@ class Group:
     def best(self, rows: Rows, scores: Vectors, plan: Plan) -> list[Found]:
         """The best k of candidates, (Q, F)."""
         keys = self.view.keys[rows]
-        order = np.lexsort((keys, -scores), axis=1)[:, : self.k]
-        rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
-        keys = np.take_along_axis(keys, order, axis=1)
+        best = np.arange(len(rows))[:, None], np.lexsort((keys, -scores), axis=1)[:, : self.k]
+        rows, scores, keys = rows[best], scores[best], keys[best]
         there = scores > -np.inf
         ids = self.view.product_ids(np.where(there, rows, 0).ravel())
         width, values, all_keys = rows.shape[1], scores.tolist(), keys.tolist()

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+import faiss
 import numpy as np
 import pyarrow as pa
 
@@ -33,11 +34,7 @@ from index.approximate import (
     adding_order,
     close_together,
     forget,
-    holds_vectors,
-    lay_out,
-    own_vectors,
     read,
-    write,
 )
 from index.changes import Keys
 from index.choosing import Choice, build
@@ -68,7 +65,7 @@ class Segment:
             self.vectors = map_vectors(folder / info.file("vectors"))
             self.index: Approximate | None = None
             if info.factory != FLAT:
-                self.index = read(folder / info.file("index"), self.vectors)
+                self.index = read(folder / info.file("index"))
         except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
             raise StoreError(f"{folder}: a segment cannot be read ({error})") from error
         self._read_rows(folder, info)
@@ -225,14 +222,14 @@ def write_index(vectors: Path, path: Path, factory: str, recall: float) -> tuple
     with BUILDING:
         mapped = map_vectors(vectors)
         built, depths = build(mapped, factory, recall)
-        if not factory.startswith(GRAPH):
-            write(built, path)
-            return np.arange(len(mapped)), depths
-        order = close_together(own_vectors(built) if holds_vectors(built) else mapped)
-        lay_out(built, order)
-        write(built, path)
+        order = np.arange(len(mapped))
+        if factory.startswith(GRAPH):
+            order = close_together(mapped)
+            built.permute_entries(order)
+        faiss.write_index(built, str(path))
         del built  # its memory, before all vectors are read again
-        reorder_vectors(vectors, order)
+        if factory.startswith(GRAPH):
+            reorder_vectors(vectors, order)
     return order, depths
 
 

@@ -13,8 +13,8 @@ ROWS, WIDTH = 1_000_000, 256
 @pytest.mark.parametrize(
     ("memory_gb", "factory"),
     [
-        (16, "HNSW16,Flat"),
-        (2, "HNSW16,SQ8"),
+        (2, "HNSW16,SQfp16"),
+        (1, "HNSW16,SQ8"),
         (0.6, "IVF4096,SQ8"),
         (0.2, "IVF4096,RaBitQfs"),
         (0.01, "IVF4096,RaBitQfs"),

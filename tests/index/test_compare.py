@@ -18,10 +18,10 @@ def test_each_kind_with_its_recall_and_size() -> None:
     vectors = random_vectors(3000, WIDTH)
     flat, *others = compare(vectors[:-64], vectors[-64:], 0.9)
     assert (flat.kind, flat.recall, flat.bytes_per_row) == ("Flat", 1.0, 4 * WIDTH)
-    assert [one.kind.split(",")[-1] for one in others] == ["Flat", "SQ8", "SQ8", "RaBitQfs"]
+    assert [one.kind.split(",")[-1] for one in others] == ["SQfp16", "SQ8", "SQ8", "RaBitQfs"]
     assert all(one.recall >= 0.85 for one in others[:3])
     sizes = [one.bytes_per_row for one in others]
-    assert sizes[0] - sizes[1] == pytest.approx(3 * WIDTH, rel=0.1)
+    assert sizes[0] - sizes[1] == pytest.approx(WIDTH, rel=0.1)
     assert sizes[1] > max(sizes[2:])
     assert all(one.batch_ms > 0 for one in [flat, *others])
 

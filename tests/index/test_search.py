@@ -401,7 +401,7 @@ def test_products_near_the_query_may_all_be_deleted(
         assert clusters.recall(store.search(clusters.queries, 10), 10, clusters.alive) == 1.0
 
 
-WIDE_KINDS = [(None, "HNSW16,Flat"), (264, "HNSW16,SQ8"), (136, "IVF128,SQ8"), (40, "IVF128,RaBitQ")]
+WIDE_KINDS = [(None, "HNSW16,SQfp16"), (264, "HNSW16,SQ8"), (136, "IVF128,SQ8"), (40, "IVF128,RaBitQ")]
 
 
 @pytest.mark.parametrize(("bytes_per_row", "kind"), WIDE_KINDS)
