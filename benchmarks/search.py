@@ -45,17 +45,18 @@ from index.upkeep import Upkeep
 Rows = npt.NDArray[np.int64]
 
 WIDTH, BATCH, K, RECALL = 256, 32, 10, 0.99
+AT_ONCE = 4096  # products that are handed over together
 PACKAGES = ("faiss-cpu", "numpy")
 
 
 def products(count: int, clusters: Clusters) -> Iterator[tuple[list[Product], Vectors]]:
     """Blocks of products and their vectors."""
     row = 0
-    for vectors, departments in clusters.draw(count, seed=0):
-        numbers = range(row, row + len(vectors))
-        pairs = zip(numbers, departments.tolist(), strict=True)
-        yield [product(number, department, count) for number, department in pairs], vectors
-        row += len(vectors)
+    for drawn, drawn_departments in clusters.draw(count, seed=0):
+        for start in range(0, len(drawn), AT_ONCE):
+            vectors, departments = drawn[start : start + AT_ONCE], drawn_departments[start : start + AT_ONCE].tolist()
+            yield [product(number, one, count) for number, one in enumerate(departments, start=row)], vectors
+            row += len(vectors)
 
 
 def product(row: int, department: int, count: int) -> Product:
