@@ -1,7 +1,7 @@
-"""Approximate indexes of a segment's vectors, with the exact cosines of what they find.
+"""Approximate indexes of a segment's vectors.
 
 `Graph` is FAISS's HNSW over vectors of 16 or 8 bits a value: the fastest. `Lists` is FAISS's IVF, over 8 bits or 1 a
-value: less memory, and it can be told of a filter. They find candidates, whose cosines are then taken of the vectors.
+value: less memory, and it can be told of a filter. They find candidates; exact cosines tell which of these are near.
 
 Vectors are first in the order of `adding_order`: the last are added when the index has been tuned with them as queries,
 for a graph finds the neighbours of what it holds too easily. Then a graph's vectors are laid out cluster by cluster:
@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from index.exact import Mask, Rows, Vectors, nearest, score
+from index.exact import Mask, Rows, Vectors, nearest
 from index.manifest import Depth, depth_for
 
 GRAPH = "HNSW"
@@ -31,6 +31,7 @@ TRAINING_ROWS = 64  # for each list
 GRAPH_TRAINING_ROWS = 100_000
 CANDIDATES = (1.2, 1.6, 2, 3, 4, 8, 16)  # times the neighbours that are wanted, worth a try
 BLOCK = 16_384  # vectors that are added, compared or copied at once
+ROWS_MAPPED = 512  # of a file, which may lie anywhere in it, at once
 SPREAD = 64 * BLOCK  # rows among which a block's are spread evenly; more would be written far apart on the disk
 TUNING_QUERIES = 4096
 SPARE_LEVELS = 1.05  # times the links of higher levels that are expected
@@ -47,8 +48,8 @@ class Approximate(Protocol):
     faiss_index: Any
     most: int
 
-    def near(self, queries: Vectors, vectors: Vectors, depth: Depth) -> tuple[Vectors, Rows]:
-        """(Q, F) cosines and rows, unordered; -1 and -inf for none. `vectors`: (n, D), those of the segment."""
+    def find(self, queries: Vectors, depth: Depth) -> Rows:
+        """(Q, F) rows, the best first as far as the index can tell; -1 for none."""
         ...
 
 
@@ -60,11 +61,10 @@ class Graph:
         self.faiss_index = faiss_index
         self.most = faiss_index.ntotal
 
-    def near(self, queries: Vectors, vectors: Vectors, depth: Depth) -> tuple[Vectors, Rows]:
+    def find(self, queries: Vectors, depth: Depth) -> Rows:
         """See `Approximate`."""
         parameters = faiss.SearchParametersHNSW(efSearch=depth.effort)  # type: ignore[attr-defined]
-        _, rows = self.faiss_index.search(queries, depth.num_candidates, params=parameters)
-        return score(queries, vectors, rows), rows
+        return np.asarray(self.faiss_index.search(queries, depth.num_candidates, params=parameters)[1])
 
 
 class Lists:
@@ -76,16 +76,13 @@ class Lists:
         self.centroids: Vectors = faiss_index.quantizer.reconstruct_n(0, faiss_index.nlist)
         self.list_of = lists_of(faiss_index)
 
-    def near(self, queries: Vectors, vectors: Vectors, depth: Depth) -> tuple[Vectors, Rows]:
+    def find(self, queries: Vectors, depth: Depth) -> Rows:
         """See `Approximate`."""
         scores, lists = self.faiss_index.quantizer.search(queries, min(depth.effort, self.most))
-        rows = self.look_into(queries, lists, scores, depth.num_candidates, None)
-        return score(queries, vectors, rows), rows
+        return self.look_into(queries, lists, scores, depth.num_candidates, None)
 
-    def told(
-        self, queries: Vectors, vectors: Vectors, depths: Sequence[Depth], allowed: Mask, k: int, count: int
-    ) -> tuple[Vectors, Rows]:
-        """(Q, count) cosines and rows of those that are allowed, (n,), of which k are wanted.
+    def find_allowed(self, queries: Vectors, depths: Sequence[Depth], allowed: Mask, k: int, count: int) -> Rows:
+        """(Q, count) rows of those that are allowed, (n,), of which k are wanted.
 
         What a filter keeps may lie far off: lists without any of it are passed over, and a query looks as deep as its
         k-th allowed row is likely to lie.
@@ -98,8 +95,7 @@ class Lists:
         lists = np.ascontiguousarray(np.argpartition(-scores, num_lists - 1, axis=1)[:, :num_lists])
         scores = np.take_along_axis(scores, lists, axis=1)
         with selector(allowed) as only:
-            rows = self.look_into(queries, lists, scores, count, only)
-        return score(queries, vectors, rows), rows
+            return self.look_into(queries, lists, scores, count, only)
 
     def rank(self, scores: Vectors, passing: Rows, k: int) -> int:
         """About how many rows, allowed or not, lie as near as the k-th allowed one, for the worst of the queries.
@@ -173,7 +169,7 @@ def train(vectors: Vectors, factory: str) -> Any:
         num_training = TRAINING_ROWS * index.nlist
     if not index.is_trained:
         sample = np.sort(np.random.default_rng(0).permutation(count)[:num_training])
-        index.train(np.ascontiguousarray(vectors[sample]))
+        index.train(copied(vectors, sample))
     return index
 
 
@@ -203,13 +199,23 @@ def forget(vectors: Vectors) -> None:
         owner.madvise(mmap.MADV_DONTNEED)
 
 
+def copied(vectors: Vectors, rows: Rows) -> Vectors:
+    """(m, D) of some rows, (m,). Of a mapped file the kernel maps 16 pages for each row: a few rows at once, then no
+    more of it is in memory."""
+    found = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), ROWS_MAPPED):
+        found[start : start + ROWS_MAPPED] = vectors[rows[start : start + ROWS_MAPPED]]
+        forget(vectors)
+    return found
+
+
 def close_together(vectors: Vectors) -> Rows:
     """(n,) an order of rows in which near ones follow each other: cluster by cluster, within each again."""
     order = clustered(vectors, min(MAX_CLUSTERS, int(np.sqrt(len(vectors)))))
     for start in range(0, len(order), FEW_ROWS):
         few = order[start : start + FEW_ROWS]
-        order[start : start + FEW_ROWS] = few[clustered(vectors[few], min(FEW_CLUSTERS, int(np.sqrt(len(few)))))]
-        forget(vectors)
+        num_clusters = min(FEW_CLUSTERS, int(np.sqrt(len(few))))
+        order[start : start + FEW_ROWS] = few[clustered(copied(vectors, few), num_clusters)]
     return order
 
 
@@ -218,7 +224,7 @@ def clustered(vectors: Vectors, num_clusters: int) -> Rows:
     count, width = vectors.shape
     sample = np.sort(np.random.default_rng(0).permutation(count)[: CLUSTER_TRAINING_ROWS * num_clusters])
     clusters: Any = faiss.Kmeans(width, num_clusters, niter=CLUSTER_ROUNDS, seed=0, min_points_per_centroid=1)
-    clusters.train(np.ascontiguousarray(vectors[sample]))
+    clusters.train(copied(vectors, sample))
     place = np.argsort(chained(clusters.centroids))
     of_rows = np.empty(count, dtype=np.int64)
     for start in range(0, count, BLOCK):

@@ -129,7 +129,7 @@ def tune(index: Approximate, vectors: Vectors, queries: Vectors, recall: float) 
             break
         best: Depth | None = None
         for times in CANDIDATES:
-            attempt = partial(tried, index, vectors, *(shallow if K <= SHALLOW else deep), K, times)
+            attempt = partial(tried, index, len(vectors), *(shallow if K <= SHALLOW else deep), K, times)
             found = least_effort(attempt, recall, index.most)
             if best is None or found.recall > best.recall:
                 best = found
@@ -160,15 +160,15 @@ def least_effort(attempt: Callable[[int], Depth], recall: float, most: int) -> D
     return best
 
 
-def tried(
-    index: Approximate, vectors: Vectors, queries: Vectors, exact: Rows, K: int, times: float, effort: int
-) -> Depth:
-    """A depth of `times` K candidates, with the recall that it reaches of the first K of `exact`."""
-    num_candidates = min(len(vectors), round(times * K))
+def tried(index: Approximate, num_rows: int, queries: Vectors, exact: Rows, K: int, times: float, effort: int) -> Depth:
+    """A depth of `times` K candidates, with the recall that it reaches of the first K of `exact`.
+
+    Those of them that are candidates are the first by exact cosines, too: none has to be taken.
+    """
+    num_candidates = min(num_rows, round(times * K))
     depth = Depth(num_neighbours=K, effort=effort, num_candidates=num_candidates, recall=0.0)
-    scores, rows = index.near(queries, vectors, depth)
-    best = np.take_along_axis(rows, np.argsort(-scores, axis=1)[:, :K], axis=1)
-    found = [np.isin(want[:K], have).mean() for want, have in zip(exact, best, strict=True)]
+    rows = index.find(queries, depth)
+    found = [np.isin(want[:K], have).mean() for want, have in zip(exact, rows, strict=True)]
     return replace(depth, recall=float(np.mean(found) - np.std(found) / np.sqrt(len(found))))
 
 

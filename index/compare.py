@@ -24,7 +24,7 @@ import numpy as np
 
 from index.approximate import GRAPH, Approximate, close_together, wrapped
 from index.choosing import Choice, add_choice, build, factories
-from index.exact import Rows, Vectors, nearest
+from index.exact import Rows, Vectors, nearest, score
 from index.generations import collection_folders
 from index.gpu import GPU_KIND, find_gpu
 from index.manifest import FLAT, Depth, depth_for
@@ -100,7 +100,8 @@ def recall_of(found: Rows, exact: Rows) -> float:
 
 def found_by(index: Approximate, vectors: Vectors, depth: Depth, batch: Vectors) -> Rows:
     """(Q, 10) rows, the best first."""
-    scores, rows = index.near(batch, vectors, depth)
+    rows = index.find(batch, depth)
+    scores = score(batch, vectors, rows)
     return np.take_along_axis(rows, np.argsort(-scores, axis=1)[:, :K], axis=1)
 
 

@@ -192,22 +192,23 @@ class Group:
         assert part.segment is not None
         depths = part.segment.info.depths
         if plan is Plan.MASKED and isinstance(index, Lists) and allowed is not None:
-            return index.told(queries, part.vectors, depths, allowed, self.k, depth.num_candidates)
-        scores, rows = index.near(queries, part.vectors, depth)
+            rows = index.find_allowed(queries, depths, allowed, self.k, depth.num_candidates)
+            return score(queries, part.vectors, rows), rows
+        rows = index.find(queries, depth)
+        scores = score(queries, part.vectors, rows)
         if allowed is None:
             return scores, rows
         few = take_out(scores, rows, allowed, depth.num_neighbours, self.k)
         if len(few):
             others = np.ascontiguousarray(queries[few])
             if isinstance(index, Lists):
-                scores[few], rows[few] = index.told(others, part.vectors, depths, allowed, self.k, depth.num_candidates)
+                rows[few] = index.find_allowed(others, depths, allowed, self.k, depth.num_candidates)
             else:
                 num_allowed = count(allowed, len(allowed))
-                fetch = min(scores.shape[1], num_allowed)
-                exact_rows = nearest_allowed(others, part.vectors, fetch, allowed, num_allowed)[1]
-                scores[few] = -np.inf
-                rows[few, :fetch] = exact_rows
-                scores[few, :fetch] = score(others, part.vectors, exact_rows)
+                fetch = min(rows.shape[1], num_allowed)
+                rows[few] = -1
+                rows[few, :fetch] = nearest_allowed(others, part.vectors, fetch, allowed, num_allowed)[1]
+            scores[few] = score(others, part.vectors, rows[few])
         return scores, rows
 
     def best(self, rows: Rows, scores: Vectors, plan: Plan) -> list[Found]:

@@ -33,7 +33,7 @@ from index.approximate import (
     Approximate,
     adding_order,
     close_together,
-    forget,
+    copied,
     read,
 )
 from index.changes import Keys
@@ -239,8 +239,7 @@ def reorder_vectors(path: Path, order: Rows) -> None:
     with beside.open("wb") as file:
         write_header(file, mapped.shape, np.float32)
         for start in range(0, len(order), BLOCK):
-            file.write(mapped[order[start : start + BLOCK]].tobytes())
-            forget(mapped)
+            file.write(copied(mapped, order[start : start + BLOCK]).data)
     beside.replace(path)
 
 
