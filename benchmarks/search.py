@@ -1,6 +1,6 @@
 """The index: how fast against bare FAISS, hnswlib and Qdrant at equal recall, and what writes and sizes cost.
 
-    python -m benchmarks.search --quick --json FILE                           20,000 rows, a minute
+    python -m benchmarks.search --quick --json FILE                           30,000 rows, a minute
     python -m benchmarks.search --json benchmarks/results/search.json \\
         [--rows 1000000] [--peers PYTHON]                                     an hour
 

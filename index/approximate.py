@@ -29,7 +29,6 @@ GRAPH = "HNSW"
 EF_CONSTRUCTION = 128
 TRAINING_ROWS = 64  # for each list
 GRAPH_TRAINING_ROWS = 100_000
-CANDIDATES = (1.2, 1.6, 2, 3, 4, 8, 16)  # times the neighbours that are wanted, worth a try
 BLOCK = 16_384  # vectors that are added, compared or copied at once
 ROWS_MAPPED = 512  # of a file, which may lie anywhere in it, at once
 SPREAD = 64 * BLOCK  # rows among which a block's are spread evenly; more would be written far apart on the disk

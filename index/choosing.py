@@ -14,16 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from index.approximate import (
-    BLOCK,
-    CANDIDATES,
-    Approximate,
-    add,
-    forget,
-    num_queries,
-    train,
-    wrapped,
-)
+from index.approximate import BLOCK, Approximate, add, forget, num_queries, train, wrapped
 from index.exact import Rows, Vectors, best_of, nearest
 from index.machine import memory_bytes
 from index.manifest import FLAT, Depth
@@ -36,6 +27,7 @@ GRAPH_LINKS = 16
 LINK_BYTES, ID_BYTES = 8.5, 8  # of a link of the graph, its share of higher levels included; of a row in a list
 MEMORY_SHARE = 0.5  # for one segment; as much again may be needed while it is written
 DEPTHS = (10, 16, 40, 160, 640)  # neighbours that a search is tuned for
+CANDIDATES = (1.2, 1.6, 2, 3, 4, 8, 16)  # times the neighbours that are wanted, worth a try
 SHALLOW, FEWER = 16, 4  # beyond so many, every fourth query tells enough: an error of a search has less weight there
 HOPEFUL, GAIN = 0.9, 0.001  # above that recall, twice the effort has to bring so much more of it
 

@@ -27,17 +27,9 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from index.approximate import (
-    BLOCK,
-    GRAPH,
-    Approximate,
-    adding_order,
-    close_together,
-    copied,
-    read,
-)
+from index.approximate import BLOCK, GRAPH, Approximate, adding_order, close_together, copied, read
 from index.changes import Keys
-from index.choosing import Choice, build
+from index.choosing import Choice, build, factories
 from index.columns import Columns
 from index.exact import Mask, Rows, Vectors
 from index.files import BESIDE, FileDigest, digest, rename_durably
@@ -141,7 +133,8 @@ def write_segment(folder: Path, frozen: FrozenTruth, first_key: int, choice: Cho
     rows, vectors, words, index = (folder / f"{name}{BESIDE}" for name in names)
     count, width = frozen.count(first_key), frozen.vector_width
     factory = choice.factory(count, width)
-    require_space(folder, 4 * width * count * (1 if factory == FLAT else 2))
+    beside = 0.0 if factory == FLAT else 4 * width + factories(count, width)[factory]  # vectors are written twice
+    require_space(folder, int(count * (4 * width + beside)))
     order = np.arange(count) if factory == FLAT else adding_order(count)
     write_products(frozen, first_key, order, rows, vectors, words)
     depths: tuple[Depth, ...] = ()

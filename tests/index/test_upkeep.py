@@ -229,7 +229,7 @@ def test_a_disk_too_small_is_noticed_before_an_index_is_built(tmp_path: Path, mo
     with Store.create(tmp_path, about(), upkeep=BY_HAND) as store:
         store.upsert([product(f"p{row}") for row in range(100)], random_vectors(100))
         usage = shutil.disk_usage(tmp_path)
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * random_vectors(100).nbytes - 1))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * random_vectors(100).nbytes))
         with pytest.raises(StoreError, match=r"MiB are needed, the disk has .* MiB left"):
             store.compact()
         assert not segment_files(generation_folder(tmp_path))
