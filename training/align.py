@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ import numpy.typing as npt
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from torch import Tensor
 
 from item.catalog.listing import Listing
 from item.catalog.reader import read_catalog, write_refused
@@ -35,6 +36,7 @@ from item.engine.device import choose_device
 from item.errors import CatalogError, ConfigError, ItemError, ModelError
 from item.model.encoder import GATE_CLOSED, GATE_SHUT, ITEm
 from item.model.vector import VectorHead
+from item.neighbours import Path as Category
 from item.preprocessing.preprocessor import Preprocessor
 from training.alignment import Fit, Unseen
 from training.card import write_card
@@ -42,7 +44,7 @@ from training.config import AlignOptions, PretrainConfig, load_config
 from training.guard import HeldOut, Verdict, choose_settings, judge, sit_all
 from training.labels import number_labels
 from training.order import permutation
-from training.pooled import Pooled, pool_listings
+from training.pooled import Pooled, pool_listings, pool_names
 from training.pretrain import claim_folder, read_split
 from training.start import load_start, make_model, make_preprocessor
 
@@ -98,6 +100,7 @@ def align_head(
     pooled: Pooled,
     train: Sequence[Listing],
     val: Sequence[Listing],
+    names: Mapping[Category, Tensor],
     options: AlignOptions,
     seed: int,
 ) -> Aligned:
@@ -106,14 +109,16 @@ def align_head(
     Args:
         start: the head at its starting point.
         pooled: of the listings of train, then of val.
+        names: the words' means of each category's name (`pool_names`).
     """
     listings = [*train, *val]
     products, categories = [product_of(one) for one in listings], [one.category for one in listings]
 
     def fit_on(rows: npt.NDArray[np.intp], held_out: Unseen | None, steps: int = 0) -> Fit:
         labels = number_labels([categories[row] for row in rows], [products[row] for row in rows], options)
-        fit = Fit(start, pooled[rows], labels)
-        fit.learn(options, seed, held_out, steps)
+        of_names = torch.stack([names[path] for path in labels.paths]) if labels.paths else None
+        fit = Fit(start, pooled[rows], labels, of_names)
+        fit.train_towers(options, seed, held_out, steps)
         return fit
 
     numbers = np.unique(products, return_inverse=True)[1]
@@ -184,6 +189,7 @@ def align(arguments: argparse.Namespace) -> None:
     cache = Path(config.run.cache) if config.run.cache else output / "run" / "views"
     num_views = options.num_views(len(listings) + len(asked))
     pooled = pool_listings(cache, model, preprocessor, [*listings, *asked], num_views, seed)
+    names = pool_names(model, preprocessor, [one.category for one in [*listings, *asked]])
     model.cpu()
     if begins:
         rows = np.arange(len(listings))
@@ -195,7 +201,7 @@ def align(arguments: argparse.Namespace) -> None:
             whiten=config.start.words is None,
         )
     save(model, preprocessor, output / "run" / "start", config, "the starting point of an alignment")
-    aligned = align_head(model.vector, pooled, listings, asked, options, seed)
+    aligned = align_head(model.vector, pooled, listings, asked, names, options, seed)
     model.vector = aligned.head
     model.config = replace(model.config, category_levels=aligned.head.category_levels)
     trained = f"the vector on {num_views} views of {len(listings)} listings; {aligned.verdict.why}"

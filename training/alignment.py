@@ -4,7 +4,8 @@
     A      = (S / mean eigenvalue + lambda I)^(-1/2)          lambda: how much of the starting space is kept
     own        : P = principal directions of unit(A x), times A    closed form, nothing to overfit
     towers     : two-layer networks on x, by InfoNCE between the words and the picture of a listing
-    categories : multinomial regressions on x (training/categories.py), softened; R: principal directions of the roots
+    categories : multinomial regressions on x (training/categories.py) that expect words to speak for a category as its
+                 name does, softened; R: principal directions of the roots
 
 The own subspaces keep what the starting weights knew (A is linear and close to the identity where views say nothing),
 so a small catalogue cannot make the vector forget; what is learned freely has dimensions of its own.
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +46,8 @@ class HeadSettings:
     """How much is changed of the starting point.
 
     words, picture: lambda of either own subspace; None leaves its directions as they started.
+    names: how much the words are expected to speak for a category by what its name says: the norm of the weights that
+    are expected.
     shared_alone, category_alone: the shares of the towers and of the categories in the cosine of two listings that are
     seen by one modality. shared_weight, category_weight: by both. picture_weight: the picture's share of what is left
     to the own subspaces of both.
@@ -53,6 +55,7 @@ class HeadSettings:
 
     words: float | None = 1.0
     picture: float | None = 1.0
+    names: float = 40.0
     shared_alone: float = 0.3
     category_alone: float = 0.2
     picture_weight: float = 0.5
@@ -72,26 +75,35 @@ class Unseen(NamedTuple):
         return np.flatnonzero(self.pooled.has_words & self.pooled.has_picture)
 
 
-class Fit:
-    """Everything that is learned from N listings; `head` then makes a head of it in any settings."""
+class Categories(NamedTuple):
+    """The regressions, softened. directions: (k, C), rows of R, the strongest first: of what words, pictures and both
+    say of the listings."""
 
-    def __init__(self, start: VectorHead, pooled: Pooled, labels: Labels) -> None:
+    weights: CategoryWeights
+    directions: Tensor
+
+
+class Fit:
+    """Everything that is learned from N listings; `head` then makes a head of it in any settings.
+
+    Args:
+        names: (C, 2, D), the words' means of the categories' names, zeros for a name without words; None: not known.
+    """
+
+    def __init__(self, start: VectorHead, pooled: Pooled, labels: Labels, names: Tensor | None = None) -> None:
         self.start, self.pooled, self.labels = start, pooled, labels
         self.words = Inputs(join_fields(pooled.words, TITLE_WEIGHT), pooled.has_words, labels)
         self.picture = Inputs(pooled.picture, pooled.has_picture, labels)
         self.towers: nn.ModuleList | None = None
-        self.categories: CategoryWeights | None = None
+        self.names = None
+        if names is not None:
+            self.names = self.words.centre(join_fields(names, TITLE_WEIGHT)) * names.flatten(1).any(dim=1)[:, None]
+        self.known: dict[float, Categories] = {}  # the choice of settings asks for the same ones again
         self.num_steps = 0
 
-    def learn(self, options: AlignOptions, seed: int, held_out: Unseen | None = None, steps: int = 0) -> None:
-        """Categories and towers; keeps the towers' best step on held-out listings (None: the last of `steps`)."""
-        if self.labels.levels:
-            weights = fit_categories(self.words.x, self.picture.x, self.labels)
-            self.categories = CategoryWeights(*(tensor / SOFTENING for tensor in weights))
-        self.train_towers(options, seed, held_out, steps)
-
     def train_towers(self, options: AlignOptions, seed: int, held_out: Unseen | None = None, steps: int = 0) -> None:
-        """Trains the towers, where at least two listings have words and a picture."""
+        """Trains the towers, where at least two listings have words and a picture; keeps their best step on held-out
+        listings (None: the last of `steps`)."""
         if (self.words.present & self.picture.present).sum() < 2:
             return
         torch.manual_seed(seed)
@@ -104,12 +116,18 @@ class Fit:
     def parts(self) -> tuple[Inputs, Inputs]:
         return self.words, self.picture
 
-    @cached_property
-    def category_directions(self) -> Tensor:
-        """(k, C): rows of R, the strongest first: of what words, pictures and both say of the listings."""
-        if self.categories is None:
-            return torch.zeros(0, 0)
-        into_words, into_picture, bias = self.categories
+    def categories(self, names: float) -> Categories:
+        """The categories where their names weigh so much (`HeadSettings`)."""
+        if names not in self.known:
+            expected = None if self.names is None else names * self.names
+            fitted = fit_categories(self.words.x, self.picture.x, self.labels, expected)
+            weights = CategoryWeights(*(tensor / SOFTENING for tensor in fitted))
+            self.known[names] = Categories(weights, self.category_directions(weights))
+        return self.known[names]
+
+    def category_directions(self, weights: CategoryWeights) -> Tensor:
+        """(k, C): R of these regressions."""
+        into_words, into_picture, bias = weights
         words, picture = self.words.x[:, 0] @ into_words.T, self.picture.x[:, 0] @ into_picture.T
         said = [
             z[torch.from_numpy(has)] + bias for z, has in ((words, self.words.present), (picture, self.picture.present))
@@ -127,13 +145,14 @@ class Fit:
     def head(self, settings: HeadSettings) -> VectorHead:
         """A vector head in these settings, as `item.model.vector` describes it; `turn` makes its prefixes good ones."""
         head = copy.deepcopy(self.start)
-        if self.categories is not None:
-            head.set_categories(self.labels.levels, *self.categories)
+        categories = self.categories(settings.names) if self.labels.levels else None
+        if categories is not None:
+            head.set_categories(self.labels.levels, *categories.weights)
         in_shared = head.set_projections(
             self.words.directions(settings.words),
             self.picture.directions(settings.picture),
             self.shared_width if self.towers is not None else 0,
-            self.category_directions if self.categories is not None else None,
+            None if categories is None else categories.directions,
         )
         head.title_weight.fill_(TITLE_WEIGHT)
         for part, inputs in zip((head.words, head.picture), self.parts, strict=True):
@@ -141,7 +160,7 @@ class Fit:
         if self.towers is not None:
             for part, tower in zip((head.words, head.picture), self.towers, strict=True):
                 copy_tower(part, tower, in_shared)
-        shared, category = float(self.towers is not None), float(self.categories is not None)
+        shared, category = float(self.towers is not None), float(categories is not None)
         head.set_shares(
             alone=(settings.shared_alone * shared, settings.category_alone * category),
             both=(settings.picture_weight, settings.shared_weight * shared, settings.category_weight * category),

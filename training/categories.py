@@ -2,7 +2,7 @@
 
     z   = C_w x_w + C_p x_p + b                                   by one modality alone the other adds nothing
     min   sum_listings sum_{words | picture | both} SHARES mean_views sum_levels CE(z_level + frequency, category)
-          + |C|^2 / (2 PRIOR)
+          + (|C_w - N|^2 + |C_p|^2) / (2 PRIOR)
 
 Convex, so that no seed decides and nothing is held out to stop at; L-BFGS ends at the minimum where there is little to
 learn from, else after so many steps. The vector's categories have a regression for each level of the tree
@@ -11,6 +11,9 @@ learn from, else after so many steps. The vector's categories have a regression 
 A listing is learned from by its words alone, by its picture alone and by both: each must know how much it knows. By
 both counts most and by picture least (`SHARES`): were they equal, words and picture would each be learned to be right
 alone, and what both say would count twice where both are there.
+
+What a category is called is known before any listing is seen: N, the words' weights that are expected, is what the
+words of its name say (0: nothing is expected). The fewer listings a category has, the more of its name is left.
 
 Categories have from two listings to thousands. The loss is adjusted for that (arXiv 2007.07314, eq. 10, with half its
 weight): in training each logit gets `ADJUSTED` times the logarithm of its category's listings, so that what is served,
@@ -46,17 +49,24 @@ class CategoryWeights(NamedTuple):
     bias: Tensor
 
 
-def fit_categories(words: Tensor, picture: Tensor, labels: Labels) -> CategoryWeights:
+def fit_categories(words: Tensor, picture: Tensor, labels: Labels, expected: Tensor | None = None) -> CategoryWeights:
     """Fits a regression for each level of the tree on N listings in 1 + K views, some of them where there are many.
 
     Args:
         words, picture: (N, 1 + K, F), centred and of unit norm; zeros where a listing has none.
+        expected: (C, F_w), N above; None: zeros.
     """
     there = words[:, 0].any(dim=1) | picture[:, 0].any(dim=1)
     learned = np.flatnonzero((labels.categories != UNKNOWN).any(axis=1) & there.numpy())
     views, rows = max(1, VIEWS // max(1, len(learned))), torch.from_numpy(learned)
     return fit_regressions(
-        words[rows, :views], picture[rows, :views], labels.categories[learned], labels.levels, STEPS, name="categories"
+        words[rows, :views],
+        picture[rows, :views],
+        labels.categories[learned],
+        labels.levels,
+        STEPS,
+        expected=expected,
+        name="categories",
     )
 
 
@@ -68,6 +78,7 @@ def fit_regressions(
     steps: int,
     *,
     known: CategoryWeights | None = None,
+    expected: Tensor | None = None,
     scale: float = 1.0,
     name: str | None = None,
 ) -> CategoryWeights:
@@ -78,6 +89,7 @@ def fit_regressions(
         categories: (N, L), of each level the listing's category, or `UNKNOWN`. levels: how many each level has.
         steps: of L-BFGS, about as many at most.
         known: weights of the first categories, which stay as they are, bit for bit; only the others are learned.
+        expected: (C, F_w) of those that are learned: their words' weights before anything is seen; None: zeros.
         scale: of all logits.
         name: shown with the progress.
     """
@@ -88,7 +100,10 @@ def fit_regressions(
         words.new_zeros(0, words.shape[2]), words.new_zeros(0, picture.shape[2]), words.new_zeros(0)
     )
     C = sum(levels) - len(fixed.bias)
-    learned = [torch.zeros(C, *one.shape[1:], requires_grad=True) for one in fixed]
+    start = CategoryWeights(*(torch.zeros(C, *one.shape[1:]) for one in fixed))
+    if expected is not None:
+        start = start._replace(words=expected)
+    learned = [one.clone().requires_grad_() for one in start]
     optimiser = torch.optim.LBFGS(learned, max_iter=steps, max_eval=steps, line_search_fn="strong_wolfe")
     progress = None if name is None else Progress(name, steps, "steps")
 
@@ -96,7 +111,8 @@ def fit_regressions(
         optimiser.zero_grad()
         into_words, into_picture, bias = (torch.cat(both) for both in zip(fixed, learned, strict=True))
         by_words, by_picture = F.linear(words, into_words), F.linear(picture, into_picture)
-        total = (learned[0].square().sum() + learned[1].square().sum()) / (2 * PRIOR)
+        away = (learned[0] - start.words).square().sum() + learned[1].square().sum()
+        total = away / (2 * PRIOR)
         for said, share in zip((by_words, by_picture, by_words + by_picture), shares, strict=True):
             z = (said + bias) * scale + frequency
             for level, of_level in enumerate(torch.split(z, list(levels), dim=-1)):

@@ -35,6 +35,7 @@ IMPORTANCE = {"by words": 0.2, "by picture": 0.2, "by both": 0.4, "across": 0.2}
 CHOICES: Mapping[str, Sequence[float | None]] = {
     "picture": (0.1, 0.3, 1.0, 3.0, None),
     "words": (0.1, 0.3, 1.0, 3.0, None),
+    "names": (0.0, 40.0),
     "shared_alone": (0.15, 0.3, 0.45),
     "category_alone": (0.0, 0.1, 0.2, 0.3),
     "picture_weight": (0.4, 0.5),

@@ -25,11 +25,13 @@ class Labels:
 
     categories: (N, L), at each of L levels the category's number among those of the level, `UNKNOWN` where the listing
     has none or a rare one; a path that ends above a level is a category of it. levels: L counts of categories, from the
-    widest level. leaves: (N,), the whole path; products: (N,); in both a listing without has a number of its own.
+    widest level. paths: those of all C categories, one level after the other. leaves: (N,), the whole path; products:
+    (N,); in both a listing without has a number of its own.
     """
 
     categories: Numbers
     levels: tuple[int, ...]
+    paths: tuple[Path, ...]
     leaves: Numbers
     products: Numbers
 
@@ -42,10 +44,12 @@ class Labels:
 def number_labels(paths: Sequence[Path], products: Sequence[str], options: AlignOptions) -> Labels:
     """Labels of N listings; what the options leave out is numbered as if each listing were alone."""
     paths = paths if options.categories else [()] * len(products)
-    columns = [_number_level(paths, depth, kept) for depth, kept in _kept_categories(paths)]
+    levels = _kept_categories(paths)
+    columns = [_number_level(paths, depth, kept) for depth, kept in levels]
     return Labels(
-        categories=np.stack([numbers for numbers, _ in columns], axis=1) if columns else np.zeros((len(paths), 0), int),
-        levels=tuple(count for _, count in columns),
+        categories=np.stack(columns, axis=1) if columns else np.zeros((len(paths), 0), int),
+        levels=tuple(len(kept) for _, kept in levels),
+        paths=tuple(path for _, kept in levels for path in kept),
         leaves=_numbers([path or row for row, path in enumerate(paths)]),
         products=_numbers(list(products) if options.groups else range(len(products))),
     )
@@ -60,10 +64,10 @@ def _kept_categories(paths: Sequence[Path]) -> list[tuple[int, list[Path]]]:
     return [(depth, level) for depth, level in levels if len(level) > 1]
 
 
-def _number_level(paths: Sequence[Path], depth: int, kept: Sequence[Path]) -> tuple[Numbers, int]:
-    """The number of each path's category among those kept of a level, and how many these are."""
+def _number_level(paths: Sequence[Path], depth: int, kept: Sequence[Path]) -> Numbers:
+    """The number of each path's category among those kept of a level."""
     numbers = {path: number for number, path in enumerate(kept)}
-    return np.array([numbers.get(path[:depth], UNKNOWN) for path in paths]), len(kept)
+    return np.array([numbers.get(path[:depth], UNKNOWN) for path in paths])
 
 
 def _numbers(names: Sequence[object]) -> Numbers:

@@ -22,6 +22,7 @@ from item.catalog.listing import Listing
 from item.model.batch import Batch, pad_words
 from item.model.encoder import ITEm
 from item.model.vector import PooledWords, VectorHead
+from item.neighbours import Path as Category
 from item.preprocessing.pictures import load_picture, to_square
 from item.preprocessing.prepared import Modality
 from item.preprocessing.preprocessor import Preprocessor
@@ -107,6 +108,17 @@ def pool_listings(
         has_words=has_words,
         has_picture=has_picture,
     )
+
+
+def pool_names(model: ITEm, preprocessor: Preprocessor, categories: Sequence[Category]) -> dict[Category, Tensor]:
+    """What the words say of the names of categories and of all above them, as of a title: (2, D) of each, zeros where a
+    name has no words. A name is the path, its leaf first."""
+    paths = sorted({path[:depth] for path in categories for depth in range(1, 1 + len(path))})
+    if not paths:
+        return {}
+    names = [[Listing(title=" ".join(reversed(path)))] for path in paths]
+    means = torch.from_numpy(Pooler(model.eval(), preprocessor).words(names)[0])
+    return dict(zip(paths, means[:, 0], strict=True))
 
 
 def cache_key(

@@ -23,6 +23,7 @@ from item.model.config import ItemConfig
 from item.model.encoder import GATE_CLOSED, ITEm
 from item.model.vector import VectorHead
 from training import align as module
+from training import pooled as pooled_module
 from training.align import (
     FEW,
     NUM_FOLDS,
@@ -137,7 +138,7 @@ def test_starting_again_reuses_the_views(
         raise AssertionError("the views are there")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Pooler, "words", refused)
+        patched.setattr(pooled_module, "listing_view", refused)
         patched.setattr(Pooler, "draw", refused)
         assert align(["--config", str(config)], catalog_folder, output) == 0
         assert not different(output, aligned)
@@ -167,7 +168,7 @@ def test_an_interrupted_run_goes_on(
     assert "start the same command again" in capsys.readouterr().err
     assert not (tmp_path / "m" / "model.safetensors").exists()
     assert align(["--config", str(config)], catalog_folder, tmp_path / "m") == 0
-    assert calls == [32, 8, 8]  # 36 of train and 4 of val, the first 32 of them once
+    assert calls == [32, 8, 8, 4]  # 36 of train and 4 of val, the first 32 of them once; the categories' names
     assert not different(tmp_path / "m", aligned)
 
 
@@ -315,8 +316,10 @@ def test_a_fold_is_never_learned_from_before_it_is_asked(
     pooled = Pooled(words=torch.stack([words, words], dim=2), picture=picture, has_words=there, has_picture=there)
     start = VectorHead(ItemConfig(vocab_size=10, cls_id=1, sep_id=2, width=8, num_heads=4, vector_width=16), 6)
     start.fit(pooled.words[:, 0], pooled.picture[:, 0], 0.5, whiten=False)
+    paths = {one.category[:depth] for one in listings for depth in range(1, 1 + len(one.category))}
+    names = {path: torch.from_numpy(rng.normal(size=(2, 8))).float() for path in sorted(paths)}
     learned, asked = list[tuple[Pooled, Unseen | None, int, int]](), list[str]()
-    learn = Fit.learn
+    learn = Fit.train_towers
 
     def noted(fit: Fit, options: AlignOptions, seed: int, held_out: Unseen | None = None, steps: int = 0) -> None:
         learn(fit, options, seed, held_out, steps)
@@ -327,10 +330,10 @@ def test_a_fold_is_never_learned_from_before_it_is_asked(
         assert {len(values) for values in (*before.values(), *after.values())} == {len(products)}
         return replace(judge(before, after, products), better=True)
 
-    monkeypatch.setattr(Fit, "learn", noted)
+    monkeypatch.setattr(Fit, "train_towers", noted)
     monkeypatch.setattr(module, "judge", agreed)
     monkeypatch.setattr(module, "FEW", few)
-    head = module.align_head(start, pooled, train, val, AlignOptions(steps=60), 0).head
+    head = module.align_head(start, pooled, train, val, names, AlignOptions(steps=60), 0).head
     rows_of = {float(picture[row, 0, 0]): row for row in range(40)}
 
     def rows(some: Pooled) -> list[int]:

@@ -69,7 +69,7 @@ def make_start(pooled: Pooled, vector_width: int = VECTOR) -> VectorHead:
 def alone(num: int) -> Labels:
     """No categories, no groups."""
     own = np.arange(num)
-    return Labels(categories=np.zeros((num, 0), np.int64), levels=(), leaves=own, products=own)
+    return Labels(categories=np.zeros((num, 0), np.int64), levels=(), paths=(), leaves=own, products=own)
 
 
 def categorised(num: int) -> Labels:
@@ -77,7 +77,8 @@ def categorised(num: int) -> Labels:
     product = np.arange(num) // 2
     categories = np.stack([product % 2, product % 6], axis=1)
     categories[::7, 1] = UNKNOWN
-    return Labels(categories=categories, levels=(2, 6), leaves=product % 6, products=product)
+    paths = tuple((f"top {number}",) for number in range(2)) + tuple(("top", f"leaf {number}") for number in range(6))
+    return Labels(categories=categories, levels=(2, 6), paths=paths, leaves=product % 6, products=product)
 
 
 def unseen(pooled: Pooled) -> Unseen:
@@ -87,7 +88,7 @@ def unseen(pooled: Pooled) -> Unseen:
 
 def make_fit(pooled: Pooled, labels: Labels, options: AlignOptions = OPTIONS) -> Fit:
     fit = Fit(make_start(pooled), pooled, labels)
-    fit.learn(options, 0)
+    fit.train_towers(options, 0)
     return fit
 
 
@@ -228,7 +229,7 @@ def test_the_first_dimensions_are_the_principal_axes() -> None:
     it is turned a head has the same cosines, in other dimensions."""
     pooled = make_pooled()
     fit = Fit(make_start(pooled, 24), pooled, categorised(120))
-    fit.learn(OPTIONS, 0)
+    fit.train_towers(OPTIONS, 0)
     before = embed(fit.head(HeadSettings()), pooled, "both", 0).astype(np.float64)
     e = embed(fit.turn(fit.head(HeadSettings())), pooled, "both", 0).astype(np.float64)
     np.testing.assert_allclose(e @ e.T, before @ before.T, atol=1e-5)
@@ -259,7 +260,7 @@ def test_the_heads_categories_are_the_softened_regressions() -> None:
     logits = np.concatenate([logits, of_words + of_picture + bias])
     shares = [np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (logits[:, :2], logits[:, 2:])]
     roots = np.sqrt(np.hstack(shares))
-    projected = roots @ fit.category_directions.double().numpy().T
+    projected = roots @ fit.categories(40.0).directions.double().numpy().T
     np.testing.assert_allclose(projected @ projected.T, roots @ roots.T, atol=1e-4)
     squares = projected.T @ projected / (roots**2).sum()
     np.testing.assert_allclose(squares, np.diag(np.sort(squares.diagonal())[::-1]), atol=1e-6)
@@ -271,10 +272,10 @@ def test_the_heads_categories_are_the_softened_regressions() -> None:
 
 def test_the_categories_get_so_many_dimensions_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     pooled = make_pooled()
-    assert len(make_fit(pooled, categorised(120)).category_directions) == 8
+    assert len(make_fit(pooled, categorised(120)).categories(40.0).directions) == 8
     monkeypatch.setattr(module, "CATEGORY_WIDTH", 3)
     fit = make_fit(pooled, categorised(120))
-    assert len(fit.category_directions) == 3
+    assert len(fit.categories(40.0).directions) == 3
     head = fit.head(HeadSettings())
     assert head.category_projection.any(1).sum() == 3
     assert head.category_projection.shape == (VECTOR, 8)
@@ -319,7 +320,7 @@ def test_a_head_of_any_width_is_whole(vector_width: int) -> None:
     pooled = make_pooled()
     for labels in (alone(120), categorised(120)):
         fit = Fit(make_start(pooled, vector_width), pooled, labels)
-        fit.learn(OPTIONS, 0)
+        fit.train_towers(OPTIONS, 0)
         head = fit.turn(fit.head(HeadSettings()))
         for modality in MODALITIES:
             e = embed(head, pooled, modality, 1)
@@ -335,7 +336,7 @@ def test_a_seed_decides_everything(make_labels: Callable[[int], Labels]) -> None
     heads = []
     for seed in (0, 0, 1):
         fit = Fit(make_start(pooled), pooled, make_labels(120))
-        fit.learn(replace(OPTIONS, steps=5), seed)
+        fit.train_towers(replace(OPTIONS, steps=5), seed)
         heads.append(fit.turn(fit.head(HeadSettings())))
     assert same_state(heads[0], heads[1])
     assert not same_state(heads[0], heads[2])

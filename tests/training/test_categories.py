@@ -40,7 +40,10 @@ def make_labels(num: int) -> Labels:
 
 def of(categories: npt.NDArray[np.int64], levels: tuple[int, ...] = LEVELS) -> Labels:
     num = len(categories)
-    return Labels(categories=categories, levels=levels, leaves=np.arange(num), products=np.arange(num))
+    paths = tuple(
+        ("top",) * depth + (f"category {number}",) for depth, count in enumerate(levels) for number in range(count)
+    )
+    return Labels(categories=categories, levels=levels, paths=paths, leaves=np.arange(num), products=np.arange(num))
 
 
 def lacking(x: torch.Tensor, rows: slice) -> torch.Tensor:
@@ -49,16 +52,17 @@ def lacking(x: torch.Tensor, rows: slice) -> torch.Tensor:
     return x
 
 
-def objective(w: Floats, p: Floats, labels: Labels, flat: Floats) -> tuple[float, Floats]:
+def objective(w: Floats, p: Floats, labels: Labels, expected: Floats, flat: Floats) -> tuple[float, Floats]:
     """float64, one reading of one listing after the other: words, picture, both, of each view; in training each logit
     gets half the logarithm of its category's listings. And the slopes."""
     C, ends = sum(labels.levels), np.cumsum([0, *labels.levels])
     into_words, into_picture, bias = unpack(flat)
-    total = ((into_words**2).sum() + (into_picture**2).sum()) / (2 * PRIOR)
+    away = into_words - expected
+    total = ((away**2).sum() + (into_picture**2).sum()) / (2 * PRIOR)
     there = labels.categories[w[:, 0].any(axis=1) | p[:, 0].any(axis=1)]
     counts = [np.bincount(of[of != UNKNOWN], minlength=C) for of, C in zip(there.T, labels.levels, strict=True)]
     frequency = 0.5 * np.log(np.maximum(np.concatenate(counts), 1))
-    slopes = [into_words / PRIOR, into_picture / PRIOR, np.zeros(C)]
+    slopes = [away / PRIOR, into_picture / PRIOR, np.zeros(C)]
     for words, picture, numbers in zip(w, p, labels.categories, strict=True):
         has_words, has_picture = bool(words[0].any()), bool(picture[0].any())
         readings = [(1, 0, 1.0)] * has_words + [(0, 1, 1.0)] * has_picture
@@ -112,19 +116,54 @@ def awkward(num: int = 24, views: int = 1) -> tuple[torch.Tensor, torch.Tensor, 
     return words, picture, labels
 
 
-def test_the_weights_are_the_minimum_of_the_objective() -> None:
+@pytest.mark.parametrize("strength", [0.0, 40.0])
+def test_the_weights_are_the_minimum_of_the_objective(strength: float) -> None:
     """An independent minimiser of the objective in float64 comes to the same weights, and is flat there."""
     words, picture, labels = awkward()
     w, p = words.double().numpy(), picture.double().numpy()
-    found = flatten(fit_categories(words, picture, labels))
+    names = strength * F.normalize(torch.randn(sum(LEVELS), WIDTH, generator=torch.Generator().manual_seed(1)), dim=1)
+    expected = names.double().numpy()
+    found = flatten(fit_categories(words, picture, labels, names if strength else None))
     start = np.zeros_like(found)
-    best = minimize(lambda flat: objective(w, p, labels, flat), start, jac=True, options={"maxiter": 500})
-    (at_start, first_slopes), (at_found, slopes) = (objective(w, p, labels, flat) for flat in (start, found))
+    best = minimize(lambda flat: objective(w, p, labels, expected, flat), start, jac=True, options={"maxiter": 500})
+    (at_start, first_slopes), (at_found, slopes) = (objective(w, p, labels, expected, flat) for flat in (start, found))
     assert best.success
     assert at_found - best.fun < 1e-3 * (at_start - best.fun)
     assert np.abs(slopes).max() < 1e-2 * np.abs(first_slopes).max()
     np.testing.assert_allclose(found, best.x, atol=0.1)
     assert np.abs(found).max() > 1
+
+
+def test_categories_of_few_listings_are_known_by_their_names() -> None:
+    """With three noisy listings each and names, unseen ones are named more often than with the listings alone."""
+    centres = F.normalize(make_inputs(800, noise=1.5)[0][:, 0].reshape(-1, 4, WIDTH).mean(0), dim=1)
+    blurred = centres + 0.3 * torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(1))
+    names = torch.cat([torch.zeros(2, WIDTH), F.normalize(blurred, dim=1)])
+    words, picture = make_inputs(12, seed=1, noise=1.5)
+    unseen = make_inputs(400, seed=2, noise=1.5)[0][:, 0]
+
+    def named(weights: CategoryWeights) -> float:
+        return right(unseen @ weights.words.T + weights.bias, make_labels(400))[1]
+
+    without, both = (
+        fit_categories(words, torch.zeros_like(picture), make_labels(12), expected) for expected in (None, 40 * names)
+    )
+    assert named(both) > named(without) + 0.05
+
+
+def test_names_give_way_to_listings() -> None:
+    """The more listings, the nearer are the weights to those that expect nothing, in what they say."""
+    wrong = 20 * F.normalize(torch.randn(sum(LEVELS), WIDTH, generator=torch.Generator().manual_seed(1)), dim=1)
+    unseen, away = make_inputs(400, seed=1, noise=0.8)[0][:, 0], []
+    for num in (8, 80, 800):
+        words, picture = make_inputs(num, noise=0.8)
+        picture = torch.zeros_like(picture)
+        said = [
+            (unseen @ weights.words.T + weights.bias)[:, 2:].softmax(1)
+            for weights in (fit_categories(words, picture, make_labels(num), names) for names in (None, wrong))
+        ]
+        away.append((said[0] - said[1]).abs().mean().item())
+    assert away[0] > 1.5 * away[1] > 3 * away[2]
 
 
 def test_what_is_learned_names_the_categories_of_unseen_listings() -> None:

@@ -73,7 +73,10 @@ def make_labels(num: int, levels: tuple[int, ...] = ()) -> Labels:
     """Each a product of its own; categories as `make_exam` numbers them."""
     rows = np.arange(num)
     categories = np.stack([rows % count for count in levels], axis=1) if levels else np.zeros((num, 0), np.int64)
-    return Labels(categories=categories, levels=levels, leaves=rows % 3, products=rows)
+    paths = tuple(
+        ("top",) * depth + (f"category {number}",) for depth, count in enumerate(levels) for number in range(count)
+    )
+    return Labels(categories=categories, levels=levels, paths=paths, leaves=rows % 3, products=rows)
 
 
 # The exam.
@@ -370,7 +373,7 @@ def make_fits(exams: list[HeldOut], levels: tuple[int, ...] = ()) -> list[Fit]:
     for exam in exams:
         known = exam.pooled[np.arange(exam.num_known)]
         fit = Fit(make_start(exam.pooled), known, make_labels(exam.num_known, levels))
-        fit.learn(AlignOptions(steps=5), 0)
+        fit.train_towers(AlignOptions(steps=5), 0)
         fits.append(fit)
     return fits
 

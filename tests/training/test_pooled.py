@@ -17,7 +17,7 @@ from item.model.encoder import ITEm
 from item.preprocessing.prepared import MODALITIES, Modality
 from item.preprocessing.preprocessor import Preprocessor, PreprocessorConfig
 from training import pooled as module
-from training.pooled import Pooled, Pooler, cache_key, embed, pool_listings
+from training.pooled import Pooled, Pooler, cache_key, embed, pool_listings, pool_names
 
 K = 2
 
@@ -104,6 +104,17 @@ def test_a_view_whose_words_the_tokenizer_drops_is_the_listing(model: ITEm, prep
     assert has_words.tolist() == [True]
     np.testing.assert_allclose(means[0, 1], means[0, 0], atol=1e-6)
     assert np.abs(means[0, 2] - means[0, 0]).max() > 0.01
+
+
+def test_a_categorys_name_is_its_path_with_the_leaf_first(model: ITEm, preprocessor: Preprocessor) -> None:
+    """And so are those above it, once each; a name of which the tokenizer keeps nothing is zero."""
+    names = pool_names(model, preprocessor, [("blue", "shirt"), ("blue", "mug"), ("\u200b",), ()])
+    assert list(names) == [("blue",), ("blue", "mug"), ("blue", "shirt"), ("\u200b",)]
+    as_listing, _ = Pooler(model.eval(), preprocessor).words([[Listing(title="shirt blue")]])
+    np.testing.assert_allclose(names["blue", "shirt"].numpy(), as_listing[0, 0], atol=1e-6)
+    assert (names["blue", "shirt"] - names["blue", "mug"]).abs().max() > 0.01
+    assert not names[("\u200b",)].any()
+    assert pool_names(model, preprocessor, [()]) == {}
 
 
 def test_an_interrupted_pooling_goes_on_bit_for_bit(
