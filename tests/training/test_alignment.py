@@ -270,6 +270,31 @@ def test_the_heads_categories_are_the_softened_regressions() -> None:
     np.testing.assert_allclose(e @ e.T, roots[-120:] @ roots[-120:].T / 2, atol=1e-4)
 
 
+def test_the_words_are_expected_to_speak_as_the_names_do() -> None:
+    """So much as the settings say: what is expected is the names as the words' part reads them, of that length; a name
+    without words expects nothing, and neither does no name at all."""
+    pooled, labels = make_pooled(), categorised(120)
+    names = torch.randn(8, 2, WIDTH, generator=torch.Generator().manual_seed(1))
+    names[3] = 0
+    fit, without = Fit(make_start(pooled), pooled, labels, names), Fit(make_start(pooled), pooled, labels)
+    fit.train_towers(replace(OPTIONS, steps=1), 0)
+    title, everything = (F.normalize(names, dim=-1)[:, field].double().numpy() for field in (0, 1))
+    read = np.concatenate([0.6**0.5 * title, 0.4**0.5 * everything], axis=1) - fit.words.mean.double().numpy()
+    expected = 15 * read / np.linalg.norm(read, axis=1, keepdims=True)
+    expected[3] = 0
+    assert fit.names is not None
+    np.testing.assert_allclose(15 * fit.names.double().numpy(), expected, atol=1e-4)
+    fitted = fit_categories(fit.words.x, fit.picture.x, labels, 15 * fit.names)
+    head = fit.head(HeadSettings(names=15.0))
+    for found, of_names in zip(
+        (head.words.categories, head.picture.categories, head.category_bias), fitted, strict=True
+    ):
+        torch.testing.assert_close(found.detach(), of_names / 2)
+    nothing = without.categories(15.0).weights.words
+    assert torch.equal(fit.categories(0.0).weights.words, nothing)
+    assert (head.words.categories - nothing).abs().max() > 1
+
+
 def test_the_categories_get_so_many_dimensions_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     pooled = make_pooled()
     assert len(make_fit(pooled, categorised(120)).categories(40.0).directions) == 8

@@ -66,6 +66,18 @@ def test_paths_may_be_of_any_depth() -> None:
     assert deep.tolist() == [False, True, True, False, False, True, True, False]
 
 
+def test_each_number_has_its_path() -> None:
+    """Level after level: the path of a listing's category is its own down to that level."""
+    paths: Paths = [("a",), ("a", "x", "1"), ("a", "x", "1"), (), ("b",), ("b", "y", "2"), ("b", "y", "2"), ("b", "y")]
+    labels, before = number(paths), 0
+    assert len(labels.paths) == sum(labels.levels)
+    for depth, (numbers, count) in enumerate(zip(labels.categories.T, labels.levels, strict=True), start=1):
+        of_level = labels.paths[before : before + count]
+        assert {path[:depth] for path, of in zip(paths, numbers, strict=True) if of != UNKNOWN} == set(of_level)
+        assert all(of_level[of] == path[:depth] for path, of in zip(paths, numbers, strict=True) if of != UNKNOWN)
+        before += count
+
+
 def test_leaves_and_products_tell_those_without_apart() -> None:
     """A leaf is the whole path, rare or not; a listing without is alone."""
     paths: Paths = [("a", "x"), ("a", "x"), (), (), ("a",), ("b", "x")]
