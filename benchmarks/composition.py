@@ -232,7 +232,7 @@ def carried(model: ITEm, head: Head, pairs: Sequence[Pair], words_width: int) ->
         ids, mask = pad_words(list(words))
         batch = Batch(word_ids=ids, word_mask=mask, picture_rows=torch.zeros(0, dtype=torch.int64))
         with in_place(model, swapped):
-            pooled = model.pool_words(model(batch), ids)
+            pooled = model.pool_words(model(batch), batch)
         features = model.vector.words.centred(join_fields(pooled.means, model.vector.title_weight))
         z = features @ weight.T + bias
         return float((z[rows, other] - z[rows, value]).sum())

@@ -232,7 +232,7 @@ class Adapting(nn.Module):
         rows = None if self.shared else torch.from_numpy(tops)
         with nullcontext() if self.method is None else self.method.applied(rows):
             encoded = self.model(batch)
-        pooled = self.model.pool_words(encoded, batch.word_ids)
+        pooled = self.model.pool_words(encoded, batch)
         part = self.model.vector.words.centred(join_fields(pooled.means, self.model.vector.title_weight))
         return torch.zeros(len(ids), self.words_width).index_copy(0, pooled.rows, part)
 

@@ -3,6 +3,7 @@
     S      = mean (x_view - x_i)(x_view - x_i)^T, the scatter within listings (and within groups of one product)
     A      = (S / mean eigenvalue + lambda I)^(-1/2)          lambda: how much of the starting space is kept
     own        : P = principal directions of unit(A x), times A    closed form, nothing to overfit
+    spelling   : P_l = principal directions
     towers     : two-layer networks on x, by InfoNCE between the words and the picture of a listing
     categories : multinomial regressions on x (training/categories.py) that expect words to speak for a category as its
                  name does, softened; R: principal directions of the roots
@@ -48,6 +49,7 @@ class HeadSettings:
     words, picture: lambda of either own subspace; None leaves its directions as they started.
     names: how much the words are expected to speak for a category by what its name says: the norm of the weights that
     are expected.
+    spelling: how much of the words' own cosine is how they are spelled.
     shared_alone, category_alone: the shares of the towers and of the categories in the cosine of two listings that are
     seen by one modality. shared_weight, category_weight: by both. picture_weight: the picture's share of what is left
     to the own subspaces of both.
@@ -56,11 +58,12 @@ class HeadSettings:
     words: float | None = 1.0
     picture: float | None = 1.0
     names: float = 40.0
+    spelling: float = 0.5
     shared_alone: float = 0.3
     category_alone: float = 0.2
     picture_weight: float = 0.5
     shared_weight: float = 0.2
-    category_weight: float = 0.2
+    category_weight: float = 0.3
 
 
 class Unseen(NamedTuple):
@@ -94,6 +97,7 @@ class Fit:
         self.start, self.pooled, self.labels = start, pooled, labels
         self.words = Inputs(join_fields(pooled.words, TITLE_WEIGHT), pooled.has_words, labels)
         self.picture = Inputs(pooled.picture, pooled.has_picture, labels)
+        self.spelling = components(pooled.spelling[torch.from_numpy(pooled.has_words)].flatten(0, 1))
         self.towers: nn.ModuleList | None = None
         self.names = None
         if names is not None:
@@ -139,7 +143,8 @@ class Fit:
     def shared_width(self) -> int:
         """How many dimensions of the vector the towers get."""
         width = len(self.start.words.projection)
-        return len(deal(width, width, width, width, min(CATEGORY_WIDTH, sum(self.labels.levels)))[2])
+        num_categories = min(CATEGORY_WIDTH, sum(self.labels.levels))
+        return len(deal(width, width, width, width, num_categories, len(self.spelling))[2])
 
     @torch.no_grad()
     def head(self, settings: HeadSettings) -> VectorHead:
@@ -153,6 +158,7 @@ class Fit:
             self.picture.directions(settings.picture),
             self.shared_width if self.towers is not None else 0,
             None if categories is None else categories.directions,
+            self.spelling,
         )
         head.title_weight.fill_(TITLE_WEIGHT)
         for part, inputs in zip((head.words, head.picture), self.parts, strict=True):
@@ -164,6 +170,7 @@ class Fit:
         head.set_shares(
             alone=(settings.shared_alone * shared, settings.category_alone * category),
             both=(settings.picture_weight, settings.shared_weight * shared, settings.category_weight * category),
+            spelling=settings.spelling * float(len(self.spelling) > 0),
         )
         return head
 

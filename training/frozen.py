@@ -169,7 +169,7 @@ class FrozenEncoder:
             word_ids, mask = pad_words([ids[row] for row in taken], self.preprocessor.pad_id)
             no_pictures = torch.zeros(0, dtype=torch.int64)
             batch = Batch(word_ids=word_ids, word_mask=mask, picture_rows=no_pictures).to(self.device)
-            vectors[taken] = self.model.pool_words(self.model(batch), batch.word_ids).means[:, 1].cpu().numpy()
+            vectors[taken] = self.model.pool_words(self.model(batch), batch).means[:, 1].cpu().numpy()
         return vectors
 
     @torch.inference_mode()

@@ -36,11 +36,12 @@ CHOICES: Mapping[str, Sequence[float | None]] = {
     "picture": (0.1, 0.3, 1.0, 3.0, None),
     "words": (0.1, 0.3, 1.0, 3.0, None),
     "names": (0.0, 40.0),
+    "spelling": (0.0, 0.25, 0.5),
     "shared_alone": (0.15, 0.3, 0.45),
     "category_alone": (0.0, 0.1, 0.2, 0.3),
     "picture_weight": (0.4, 0.5),
     "shared_weight": (0.1, 0.2, 0.3),
-    "category_weight": (0.0, 0.1, 0.2, 0.3),
+    "category_weight": (0.0, 0.1, 0.2, 0.3, 0.4),
 }  # views are kinder than the offers of others: by views alone words and categories would weigh too much
 SAME_WORDS = 1e-4  # of a cosine: the same words, encoded in another batch
 ROUNDS = 2  # through the choices, at most

@@ -26,6 +26,7 @@ from item.neighbours import Path as Category
 from item.preprocessing.pictures import load_picture, to_square
 from item.preprocessing.prepared import Modality
 from item.preprocessing.preprocessor import Preprocessor
+from item.preprocessing.spelling import SPELLING_WIDTH, spelling
 from training.cache import Arrays, fill_arrays
 from training.features import picture_identity
 from training.views import listing_view, picture_view
@@ -42,11 +43,13 @@ WORDS_BATCH = 128  # texts a pass through the layers
 class Pooled:
     """N listings, each as it is (view 0) and in K views.
 
-    words: (N, 1 + K, 2, D) float32, means of the title's and of all words' states; picture: (N, 1 + K, F) float32,
-    pooled features. has_words, has_picture: (N,) bool; the rows of what is not there are zeros.
+    words: (N, 1 + K, 2, D) float32, means of the title's and of all words' states; spelling: (N, 1 + K, SPELLING_WIDTH)
+    float32; picture: (N, 1 + K, F) float32, pooled features. has_words, has_picture: (N,) bool; the rows of what is not
+    there are zeros.
     """
 
     words: Tensor
+    spelling: Tensor
     picture: Tensor
     has_words: npt.NDArray[np.bool_]
     has_picture: npt.NDArray[np.bool_]
@@ -58,6 +61,7 @@ class Pooled:
         taken = torch.from_numpy(rows)
         return Pooled(
             words=self.words[taken],
+            spelling=self.spelling[taken],
             picture=self.picture[taken],
             has_words=self.has_words[rows],
             has_picture=self.has_picture[rows],
@@ -79,6 +83,7 @@ def pool_listings(
     key = cache_key(model, preprocessor, listings, (VERSION, num_views, seed))
     layout = {
         "words": (np.float16, (1 + num_views, 2, model.config.width)),
+        "spelling": (np.float16, (1 + num_views, SPELLING_WIDTH)),
         "picture": (np.float16, (1 + num_views, model.stem.pooled_width)),
         "has_words": (np.bool_, ()),
         "has_picture": (np.bool_, ()),
@@ -92,7 +97,8 @@ def pool_listings(
                 [listing_view(listings[row], rng) if view else listings[row] for view, rng in enumerate(rngs)]
                 for row, rngs in zip(rows, chunk, strict=True)
             ]
-            arrays["words"][rows.start : rows.stop], arrays["has_words"][rows.start : rows.stop] = pooler.words(texts)
+            at = slice(rows.start, rows.stop)
+            arrays["words"][at], arrays["spelling"][at], arrays["has_words"][at] = pooler.words(texts)
             shown = [row for row in rows if listings[row].images]
             if shown:
                 rngs = [chunk[row - rows.start] for row in shown]
@@ -101,9 +107,10 @@ def pool_listings(
                 arrays["has_picture"][shown] = True
 
         path = fill_arrays(folder / key, layout, len(listings), fill, chunk=CHUNK, name="views", unit="listings")
-    words, picture, has_words, has_picture = (np.load(path / f"{name}.npy") for name in layout)
+    words, spelling, picture, has_words, has_picture = (np.load(path / f"{name}.npy") for name in layout)
     return Pooled(
         words=torch.from_numpy(words).float(),
+        spelling=torch.from_numpy(spelling).float(),
         picture=torch.from_numpy(picture).float(),
         has_words=has_words,
         has_picture=has_picture,
@@ -146,7 +153,7 @@ def embed(head: VectorHead, pooled: Pooled, modality: Modality, view: int) -> Ve
     with torch.inference_mode():
         e = head(
             no_states,
-            PooledWords(in_words, pooled.words[in_words, view]),
+            PooledWords(in_words, pooled.words[in_words, view], pooled.spelling[in_words, view]),
             in_picture,
             pooled.picture[in_picture, view] if len(picture) else None,
         )
@@ -161,11 +168,16 @@ class Pooler:
         self.model, self.preprocessor, self.device = model, preprocessor, model.gates.device
 
     @torch.inference_mode()
-    def words(self, texts: Sequence[Sequence[Listing]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """R listings in 1 + K views -> (R, 1 + K, 2, D), and (R,) which have words. A view without words is the
-        listing itself."""
+    def words(self, texts: Sequence[Sequence[Listing]]) -> tuple[Vectors, Vectors, npt.NDArray[np.bool_]]:
+        """R listings in 1 + K views -> (R, 1 + K, 2, D) means, (R, 1 + K, SPELLING_WIDTH), and (R,) which have words. A
+        view without words is the listing itself."""
         ids = [[self.preprocessor.words(view) for view in views] for views in texts]
         flat = [own[0] if view is None else view for own in ids for view in own]
+        spelled = [
+            spelling(own[0] if view is None else one)
+            for own, read in zip(texts, ids, strict=True)
+            for one, view in zip(own, read, strict=True)
+        ]
         there = sorted((len(one), row) for row, one in enumerate(flat) if one is not None)  # little is padded
         means = np.zeros((len(flat), 2, self.model.config.width), np.float32)
         for start in range(0, len(there), WORDS_BATCH):
@@ -173,8 +185,10 @@ class Pooler:
             word_ids, mask = pad_words([flat[row] for row in rows], self.preprocessor.pad_id)
             no_pictures = torch.zeros(0, dtype=torch.int64)
             batch = Batch(word_ids=word_ids, word_mask=mask, picture_rows=no_pictures).to(self.device)
-            means[rows] = self.model.pool_words(self.model(batch), batch.word_ids).means.cpu().numpy()
-        return means.reshape(len(ids), -1, *means.shape[1:]), np.array([own[0] is not None for own in ids])
+            means[rows] = self.model.pool_words(self.model(batch), batch).means.cpu().numpy()
+        has_words = np.array([own[0] is not None for own in ids])
+        spellings = np.stack(spelled).reshape(len(ids), -1, SPELLING_WIDTH) * has_words[:, None, None]
+        return means.reshape(len(ids), -1, *means.shape[1:]), spellings, has_words
 
     def draw(self, listing: Listing, rngs: Sequence[np.random.Generator]) -> npt.NDArray[np.uint8]:
         """(1 + K, 3, S, S) uint8: the main picture as it is, then its views."""

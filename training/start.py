@@ -85,7 +85,7 @@ def fit_vector(model: ITEm, batches: Iterable[Batch], picture_weight: float, *, 
     for batch in batches:
         batch = batch.to(device)
         encoded = model(batch)
-        words.append(model.pool_words(encoded, batch.word_ids).means)
+        words.append(model.pool_words(encoded, batch).means)
         if encoded.features is not None:
             pooled.append(model.stem.pooled(encoded.features))
     model.vector.fit(torch.cat(words), torch.cat(pooled), picture_weight, whiten=whiten)

@@ -22,6 +22,7 @@ from item.engine.variant import ADAPTED_FILE, LAYERS_FILE, STEM_FILE, VECTOR_FIL
 from item.errors import ConfigError, ModelError
 from item.model.config import ItemConfig
 from item.preprocessing.prepared import Prepared
+from item.preprocessing.spelling import stack_spelling
 
 STEM_BATCH = 8  # pictures of one run through the stem: its feature maps stay in the caches
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -80,6 +81,7 @@ class OnnxRunner:
         inputs = {
             "g": g,
             "means": means,
+            "spelling": stack_spelling([one.spelling for one in prepared]),
             "pooled": of_pictures,
             "has_words": has_words.astype(np.float32),
             "has_picture": has_picture.astype(np.float32),

@@ -22,6 +22,7 @@ from item.export.graph import CONTRIB, Array, GraphBuilder
 from item.model.attention import BETA, GAMMA, ZETA
 from item.model.encoder import ITEm, Layer
 from item.model.vector import Part
+from item.preprocessing.spelling import SPELLING_WIDTH
 
 INDICES = {"gather": ["B", "T"], "scatter": ["N"], "gather_text": ["B", "t"], "scatter_text": ["n"]}
 NORM_FLOOR = 1e-12  # torch's normalize
@@ -255,11 +256,13 @@ def reads_state(model: ITEm) -> bool:
 
 
 def vector_graph(model: ITEm, metadata: dict[str, str]) -> onnx.ModelProto:
-    """The vector head: g (B, D), means (B, 2, D), pooled (B, F), has_words and has_picture (B, 1), 0 or 1 -> `vectors`,
-    (B, V) of unit norm, and `features`, (B, 2 D + F), what its parts read (item.model.vector.VectorHead.features). What
-    a listing does not have is given as zeros. `reads_state` among the properties says whether g counts."""
+    """The vector head: g (B, D), means (B, 2, D), spelling (B, SPELLING_WIDTH), pooled (B, F), has_words and
+    has_picture (B, 1), 0 or 1 -> `vectors`, (B, V) of unit norm, and `features`, (B, 2 D + F), what its parts read
+    (item.model.vector.VectorHead.features). What a listing does not have is given as zeros. `reads_state` among the
+    properties says whether g counts."""
     g, D, head = GraphBuilder(), model.config.width, model.vector
     state, means = g.input("g", "float", ["B", D]), g.input("means", "float", ["B", 2, D])
+    spelling = g.input("spelling", "float", ["B", SPELLING_WIDTH])
     pooled = g.input("pooled", "float", ["B", head.picture.projection.shape[1]])
     has_words, has_picture = (g.input(name, "float", ["B", 1]) for name in ("has_words", "has_picture"))
     t = float(head.title_weight)
@@ -268,7 +271,8 @@ def vector_graph(model: ITEm, metadata: dict[str, str]) -> onnx.ModelProto:
     alone, both = (g.constant(f"weights_{row}", array(head.weights)[[row]]) for row in range(2))
     has_both = g("Greater", g("Mul", has_words, has_picture), g.constant("half", np.float32(0.5)))
     weights = g("Where", has_both, both, alone)
-    a_words, a_picture, a_shared, a_category = g("Split", weights, g.ints(1, 1, 1, 1), outputs=4, axis=1)
+    shares_of = g("Split", weights, g.ints(1, 1, 1, 1, 1), outputs=5, axis=1)
+    a_words, a_spelling, a_picture, a_shared, a_category = shares_of
     x_words, x_picture = centred(g, "words", head.words, fields), centred(g, "picture", head.picture, pooled)
     parts = [
         (part_graph(g, "words", head.words, x_words), has_words, a_words),
@@ -277,6 +281,8 @@ def vector_graph(model: ITEm, metadata: dict[str, str]) -> onnx.ModelProto:
     e = matrix_product(g, state, "global_projection", array(head.global_projection))
     for (own, _, _), there, weight in parts:
         e = g("Add", e, g("Mul", own, g("Mul", there, weight)))
+    spelled = unit(g, matrix_product(g, spelling, "spelling_projection", array(head.spelling_projection)))
+    e = g("Add", e, g("Mul", spelled, a_spelling))
     (_, of_words, words_say), (_, of_picture, picture_says) = (one for one, _, _ in parts)
     meeting = g("Add", g("Mul", of_words, has_words), g("Mul", of_picture, has_picture))
     e = g("Add", e, g("Mul", unit(g, meeting), a_shared))

@@ -37,6 +37,7 @@ from item.model.folder import check_agreement, space_of_folder
 from item.model.vector import PooledWords
 from item.preprocessing.prepared import MODALITIES, Modality, Prepared
 from item.preprocessing.preprocessor import Preprocessor
+from item.preprocessing.spelling import SPELLING_WIDTH
 from item.progress import Progress
 from item.quantisation.int8 import Int8Linear, fit_linear
 
@@ -207,7 +208,11 @@ def drawn_inputs(config: ItemConfig) -> list[Prepared]:
         return np.append(generator.integers(0, config.vocab_size, count), config.sep_id).astype(np.int32)
 
     return [
-        Prepared(word_ids=words(1 + i % config.max_words), pixels=generator.integers(0, 256, shape, dtype=np.uint8))
+        Prepared(
+            word_ids=words(1 + i % config.max_words),
+            spelling=generator.standard_normal(SPELLING_WIDTH, dtype=np.float32),
+            pixels=generator.integers(0, 256, shape, dtype=np.uint8),
+        )
         for i in range(PARITY)
     ]
 

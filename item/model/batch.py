@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from item.preprocessing.prepared import Prepared
+from item.preprocessing.spelling import stack_spelling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,7 @@ class Batch:
 
     word_ids: (B, n) int64, the words and the closing [SEP], padded; n = 0 where no listing has words.
     word_mask: (B, n) bool, False at padding.
+    spelling: (B, SPELLING_WIDTH) float32, zeros where it is not known; None: of no listing.
     picture_rows: (P,) int64, the row of each picture, ascending.
     pixels: (P, 3, S, S) uint8; or, computed before by the frozen stem,
     features: (P, ...) floating, the stem's output as the stem lays it out.
@@ -27,6 +29,7 @@ class Batch:
     word_ids: Tensor
     word_mask: Tensor
     picture_rows: Tensor
+    spelling: Tensor | None = None
     pixels: Tensor | None = None
     features: Tensor | None = None
 
@@ -58,5 +61,6 @@ def collate(prepared: Sequence[Prepared]) -> Batch:
         word_ids=word_ids,
         word_mask=word_mask,
         picture_rows=torch.tensor([row for row, _ in pictures], dtype=torch.int64),
+        spelling=torch.from_numpy(stack_spelling([one.spelling for one in prepared])),
         pixels=torch.from_numpy(np.stack([pixels for _, pixels in pictures])) if pictures else None,
     )

@@ -241,9 +241,9 @@ class ITEm(nn.Module):
         return self.vector.features(len(batch), *self.head_inputs(encoded, batch))
 
     def head_inputs(self, encoded: Encoded, batch: Batch) -> tuple[PooledWords, Tensor, Tensor | None]:
-        """The words' means, the rows of the pictures and their pooled features, in float32."""
+        """The words' means and spelling, the rows of the pictures and their pooled features, in float32."""
         features = None if encoded.features is None else encoded.features.float()
-        words = self.pool_words(encoded._replace(states=encoded.states.float()), batch.word_ids)
+        words = self.pool_words(encoded._replace(states=encoded.states.float()), batch)
         return words, batch.picture_rows, None if features is None else self.stem.pooled(features)
 
     @property
@@ -251,15 +251,17 @@ class ITEm(nn.Module):
         """Whether any gate is open. Where none is, what the vector head reads does not depend on the cells."""
         return bool((self.gates > GATE_SHUT).any())
 
-    def pool_words(self, encoded: Encoded, word_ids: Tensor) -> PooledWords:
-        """Means over [CLS], words and [SEP] of the listings that have words: up to the first [SEP], and over all."""
+    def pool_words(self, encoded: Encoded, batch: Batch) -> PooledWords:
+        """Means over [CLS], words and [SEP] of the listings that have words: up to the first [SEP], and over all; and
+        how they are spelled."""
         rows = encoded.word_mask.any(dim=1).nonzero().squeeze(1)
-        ends = word_ids[rows] == self.config.sep_id
+        ends = batch.word_ids[rows] == self.config.sep_id
         in_title = ends.cumsum(1) - ends.long() == 0  # the first [SEP] belongs to it
         everything = F.pad(encoded.word_mask[rows], (1, 0), value=True)
         masks = torch.stack([everything & F.pad(in_title, (1, 0), value=True), everything], dim=1)
         masks = masks.to(encoded.states.dtype)  # (W, 2, 1 + n)
-        return PooledWords(rows, masks @ encoded.states[rows, : masks.shape[2]] / masks.sum(2, keepdim=True))
+        means = masks @ encoded.states[rows, : masks.shape[2]] / masks.sum(2, keepdim=True)
+        return PooledWords(rows, means, None if batch.spelling is None else batch.spelling[rows])
 
     def train(self, mode: bool = True) -> ITEm:
         """As in torch, but the stem keeps the batch statistics of its starting weights."""

@@ -3,21 +3,22 @@
     x_w = [sqrt(t) unit(mean H_title) ; sqrt(1 - t) unit(mean H_words)]         x_p = pooled(stem)
     own(x) = unit(P unit(x - mu))              tower(x) = unit(W_2 gelu(W_1 unit(x - mu) + b_1) + b_2)
     z = C_w unit(x_w - mu) + C_p unit(x_p - mu) + b             category(z) = unit(R [sqrt(softmax(z_level))]_levels)
-    e = P_g g + a_w own(x_w) + a_p own(x_p) + a_s unit(tower(x_w) + tower(x_p)) + a_c category(z)
+    e = P_g g + a_w own(x_w) + a_l unit(P_l s) + a_p own(x_p) + a_s unit(tower(x_w) + tower(x_p)) + a_c category(z)
     a = a_both of a listing with words and a picture, a_alone of one with either of them
+    s: how the words are spelled (item.preprocessing.spelling)
 
-Four orthogonal subspaces: what the words say by themselves, what the picture shows by itself, what both have in common,
-and the categories that they speak for. Words and pictures meet only in the last two, so that their cosine across
-modalities is the towers' and the categories' own, while listings that have both are compared in all four; the shares
-of the subspaces are therefore others where one modality speaks alone. Roots of probabilities are unit vectors, and
-their inner product is the Bhattacharyya coefficient: how alike two listings' categories are, doubts included. The
-dimensions are dealt in turn, the strongest of each first, so that every prefix is such a vector too (Matryoshka).
-Alignment turns e at the end, so that the first dimensions carry the most of all four.
+Five orthogonal subspaces: what the words say by themselves, how they are spelled, what the picture shows by itself,
+what words and picture have in common, and the categories that they speak for. They meet only in the last two, so that
+their cosine across modalities is the towers' and the categories' own, while listings that have both are compared in
+all; the shares of the subspaces are therefore others where one modality speaks alone. Roots of probabilities are unit
+vectors, and their inner product is the Bhattacharyya coefficient: how alike two listings' categories are, doubts
+included. The dimensions are dealt in turn, the strongest of each first, so that every prefix is such a vector too
+(Matryoshka). Alignment turns e at the end, so that the first dimensions carry the most of all five.
 
 Masked objectives say nothing about distances, so the head is fitted after them. `fit` makes the starting point,
 without labels: with starting weights it is late fusion of them (P keeps inner products), from scratch whitened late
-fusion (the few directions that all listings share would drown the rest); t = 0, P_g = 0, the towers are 0 and there are
-no categories. `training.align` goes on from there. Before `fit`, e = g.
+fusion (the few directions that all listings share would drown the rest); t = 0, P_g = 0, P_l = 0, the towers are 0 and
+there are no categories. `training.align` goes on from there. Before `fit`, e = g.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 
 from item.errors import ConfigError
 from item.model.config import ItemConfig
+from item.preprocessing.spelling import SPELLING_WIDTH
 
 SHRINKAGE = 0.05  # of whitening: the share of the strongest deviation that is added to each
 TOWER_WIDTH = 512
@@ -38,10 +40,12 @@ ROUNDING = 1e-6  # of a share: as far below 0 as sums of floats may leave it
 
 
 class PooledWords(NamedTuple):
-    """rows: (W,) of the listings that have words; means: (W, 2, D), of the title's states and of all words' states."""
+    """rows: (W,) of the listings that have words; means: (W, 2, D), of the title's states and of all words' states.
+    spelling: (W, SPELLING_WIDTH), zeros where it is not known; None: of no listing."""
 
     rows: Tensor
     means: Tensor
+    spelling: Tensor | None = None
 
 
 class Part(nn.Module):
@@ -80,11 +84,12 @@ class VectorHead(nn.Module):
         C = sum(self.category_levels)
         self.global_projection = nn.Parameter(torch.eye(V, config.width))
         self.words = Part(2 * config.width, V, C)
+        self.spelling_projection = nn.Parameter(torch.zeros(V, SPELLING_WIDTH))
         self.picture = Part(pooled_width, V, C)
         self.category_bias = nn.Parameter(torch.zeros(C))
         self.category_projection = nn.Parameter(torch.zeros(V, C))
-        both = [0.5**0.5, 0.5**0.5, 0.0, 0.0]
-        self.weights = nn.Parameter(torch.tensor([[1.0, 1.0, 0.0, 0.0], both]))  # a_w, a_p, a_s, a_c: alone, both
+        both = [0.5**0.5, 0.0, 0.5**0.5, 0.0, 0.0]
+        self.weights = nn.Parameter(torch.tensor([[1.0, 0.0, 1.0, 0.0, 0.0], both]))  # a_w, a_l, a_p, a_s, a_c
         self.register_buffer("title_weight", torch.zeros(()))
 
     def forward(self, g: Tensor, words: PooledWords, picture_rows: Tensor, pooled: Tensor | None) -> Tensor:
@@ -95,18 +100,21 @@ class VectorHead(nn.Module):
         a = torch.where((has_words * has_picture).bool(), self.weights[1], self.weights[0])
         own, shared, logits = self.words(join_fields(words.means.float(), self.title_weight))
         e = e.index_add(0, words.rows, a[words.rows, :1] * own)
+        if words.spelling is not None:
+            own = F.normalize(F.linear(words.spelling.float(), self.spelling_projection), dim=-1)
+            e = e.index_add(0, words.rows, a[words.rows, 1:2] * own)
         meeting = torch.zeros_like(e).index_add(0, words.rows, shared)
         z = self.category_bias.expand(len(e), -1).index_add(0, words.rows, logits)
         if pooled is not None:
             own, shared, logits = self.picture(pooled.float())
-            e = e.index_add(0, picture_rows, a[picture_rows, 1:2] * own)
+            e = e.index_add(0, picture_rows, a[picture_rows, 2:3] * own)
             meeting = meeting.index_add(0, picture_rows, shared)
             z = z.index_add(0, picture_rows, logits)
-        e = e + a[:, 2:3] * F.normalize(meeting, dim=-1)
+        e = e + a[:, 3:4] * F.normalize(meeting, dim=-1)
         if not self.category_levels:
             return e
         category = F.linear(root_shares(z, self.category_levels), self.category_projection)
-        return e + a[:, 3:] * torch.maximum(has_words, has_picture) * F.normalize(category, dim=-1)
+        return e + a[:, 4:] * torch.maximum(has_words, has_picture) * F.normalize(category, dim=-1)
 
     @property
     def features_width(self) -> int:
@@ -147,18 +155,21 @@ class VectorHead(nn.Module):
         self.set_shares(alone=(0.0, 0.0), both=(picture_weight, 0.0, 0.0))
 
     @torch.no_grad()
-    def set_shares(self, alone: tuple[float, float], both: tuple[float, float, float]) -> None:
+    def set_shares(self, alone: tuple[float, float], both: tuple[float, float, float], spelling: float = 0.0) -> None:
         """Weighs the subspaces by shares of a cosine.
 
         Args:
             alone: of the towers and of the categories, where two listings have one modality, the same.
             both: the picture's share of the own subspaces, then those of the towers and of the categories.
+            spelling: its share of what is left to the words.
 
         Raises:
             ConfigError: a subspace would have less than nothing.
         """
         picture, *others = both
         own, alone_own = 1 - sum(others), 1 - sum(alone)
+        if not 0 <= spelling <= 1:
+            raise ConfigError(f"spelling: {spelling} must be within 0 and 1")
         shares = [[alone_own, alone_own, *alone], [own * (1 - picture), own * picture, *others]]
         for field, given, row in zip(("alone", "both"), (alone, both), shares, strict=True):
             if not all(share >= -ROUNDING for share in row):
@@ -167,23 +178,32 @@ class VectorHead(nn.Module):
                     f"{', '.join(f'{share:.3g}' for share in row)} of the cosine; "
                     "give shares within 0 and 1, towers and categories together at most 1"
                 )
-        self.weights.copy_(torch.tensor(shares).clamp(min=0).sqrt())
+        of_words, rest = torch.tensor(shares).clamp(min=0).split([1, 3], dim=1)
+        self.weights.copy_(torch.cat([of_words * (1 - spelling), of_words * spelling, rest], dim=1).sqrt())
 
     @torch.no_grad()
     def set_projections(
-        self, words: Tensor, picture: Tensor, num_shared: int = 0, categories: Tensor | None = None
+        self,
+        words: Tensor,
+        picture: Tensor,
+        num_shared: int = 0,
+        categories: Tensor | None = None,
+        spelling: Tensor | None = None,
     ) -> Tensor:
-        """Deals the dimensions: directions (k, F) of either part and (k, C) of the categories, the strongest first.
+        """Deals the dimensions: directions (k, F) of either part, (k, C) of the categories and (k, SPELLING_WIDTH) of
+        the spelling, the strongest first.
 
         Returns the shared dimensions. P_g and the towers are 0 afterwards, and so is what is not given.
         """
         directions = torch.zeros(0, len(self.category_bias)) if categories is None else categories
-        available = len(words), len(picture), num_shared, len(directions)
-        in_words, in_picture, in_shared, in_categories = deal(len(self.words.projection), *available)
+        spelling = torch.zeros(0, SPELLING_WIDTH) if spelling is None else spelling
+        available = len(words), len(picture), num_shared, len(directions), len(spelling)
+        in_words, in_picture, in_shared, in_categories, in_spelling = deal(len(self.words.projection), *available)
         self.global_projection.zero_()
         self.words.projection.zero_()[in_words] = words[: len(in_words)]
         self.picture.projection.zero_()[in_picture] = picture[: len(in_picture)]
         self.category_projection.zero_()[in_categories] = directions[: len(in_categories)]
+        self.spelling_projection.zero_()[in_spelling] = spelling[: len(in_spelling)]
         for part in (self.words, self.picture):
             for parameter in part.tower.parameters():
                 parameter.zero_()

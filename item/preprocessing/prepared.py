@@ -17,9 +17,11 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """word_ids: (n + 1,) int32, the words w_1..w_n and the closing [SEP]; None: no words.
-    pixels: (3, S, S) uint8, RGB, padded to a square; None: no picture. At least one is there."""
+    spelling: (SPELLING_WIDTH,) float32, how the words are spelled; None: not known, which says nothing.
+    pixels: (3, S, S) uint8, RGB, padded to a square; None: no picture. Words or pixels are there."""
 
     word_ids: npt.NDArray[np.int32] | None = None
+    spelling: npt.NDArray[np.float32] | None = None
     pixels: npt.NDArray[np.uint8] | None = None
 
     def only(self, modality: Modality) -> Prepared | None:
@@ -28,5 +30,5 @@ class Prepared:
             return self
         if modality not in MODALITIES:
             raise ConfigError(f"modality: {modality!r} is none of {', '.join(MODALITIES)}")
-        kept = replace(self, pixels=None) if modality == "words" else replace(self, word_ids=None)
+        kept = replace(self, pixels=None) if modality == "words" else replace(self, word_ids=None, spelling=None)
         return kept if kept.word_ids is not None or kept.pixels is not None else None

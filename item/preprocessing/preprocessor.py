@@ -17,11 +17,12 @@ from item.errors import ConfigError, ListingError, ModelError
 from item.preprocessing.config import PreprocessorConfig
 from item.preprocessing.pictures import load_picture, to_square
 from item.preprocessing.prepared import Prepared
+from item.preprocessing.spelling import spelling
 from item.preprocessing.words import SPECIAL_TOKENS, bare_tokenizer, load_tokenizer, special_id, word_ids
 
 __all__ = ["VERSION", "Preprocessor", "PreprocessorConfig"]
 
-VERSION = 1  # of what this package computes: raised with every change that changes ids or pixels
+VERSION = 2  # of what this package computes: raised with every change that changes ids, spelling or pixels
 CONFIG_FILE, TOKENIZER_FILE = "preprocessor_config.json", "tokenizer.json"
 
 
@@ -55,7 +56,8 @@ class Preprocessor:
             PictureError: the main picture cannot be read or is over a limit.
             ListingError: neither words nor a picture.
         """
-        prepared = Prepared(word_ids=self.words(listing), pixels=self.picture(listing))
+        word_ids, pixels = self.words(listing), self.picture(listing)
+        prepared = Prepared(word_ids=word_ids, spelling=None if word_ids is None else spelling(listing), pixels=pixels)
         if prepared.word_ids is None and prepared.pixels is None:
             shown = f"{(listing.title or listing.description)[:60]!r} has no words"
             raise ListingError("title", f"{shown}, and there is no image: nothing to encode; give one of them")

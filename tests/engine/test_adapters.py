@@ -34,6 +34,7 @@ from item.model.encoder import GATE_SHUT, ITEm
 from item.model.folder import space_of_folder
 from item.preprocessing.prepared import Prepared
 from item.preprocessing.preprocessor import Preprocessor
+from item.preprocessing.spelling import stack_spelling
 
 NAMES = (None, "shirts", "mugs", "chairs", "prints")
 METHODS = {"shirts": "road_1", "mugs": "road_1", "chairs": "road_2", "prints": "road_4"}
@@ -64,7 +65,7 @@ def make_folder(folder: Path, catalog: Path, *, fitted: bool) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        model.vector.weights.copy_(torch.tensor([[0.5, 0.7, 0.3, 0.0], [0.6, 0.5, 0.4, 0.0]]))
+        model.vector.weights.copy_(torch.tensor([[0.5, 0.4, 0.7, 0.3, 0.0], [0.6, 0.3, 0.5, 0.4, 0.0]]))
         if fitted:
             model.vector.global_projection.zero_()
             model.gates.fill_(GATE_SHUT)
@@ -168,22 +169,25 @@ def test_features_are_what_the_head_reads(
     assert 0 < has_picture.sum() < 12
     np.testing.assert_allclose(np.linalg.norm(features[:, :width], axis=1), has_words, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(features[:, width:], axis=1), has_picture, atol=1e-5)
-    if not model.vector.global_projection.any():  # then they decide the vector
-        expected = vectors_of_features(model, *map(torch.from_numpy, np.split(features, [width], axis=1)))
+    if not model.vector.global_projection.any():  # then they and the spelling decide the vector
+        spelling = stack_spelling([one.spelling for one in prepared])
+        parts = (*np.split(features, [width], axis=1), spelling)
+        expected = vectors_of_features(model, *map(torch.from_numpy, parts))
         np.testing.assert_allclose(engine.encode_prepared(prepared, ["shirts"] * 12), expected, atol=1e-5)
 
 
 @torch.inference_mode()
-def vectors_of_features(model: ITEm, words: Tensor, picture: Tensor) -> Array:
+def vectors_of_features(model: ITEm, words: Tensor, picture: Tensor, spelling: Tensor) -> Array:
     """The vectors where the head reads no state and has no categories."""
     head, e, meeting = model.vector, torch.zeros(()), torch.zeros(())
     has_both = words.any(dim=1) & picture.any(dim=1)
     weights = head.weights[has_both.long()]
-    for part, x, weight in ((head.words, words, weights[:, :1]), (head.picture, picture, weights[:, 1:2])):
+    for part, x, weight in ((head.words, words, weights[:, :1]), (head.picture, picture, weights[:, 2:3])):
         there = x.any(dim=1, keepdim=True)
         e = e + weight * there * F.normalize(x @ part.projection.T, dim=-1)
         meeting = meeting + there * F.normalize(part.tower(x), dim=-1)
-    return np.asarray(F.normalize(e + weights[:, 2:3] * F.normalize(meeting, dim=-1), dim=-1).numpy())
+    e = e + weights[:, 1:2] * F.normalize(spelling @ head.spelling_projection.T, dim=-1)
+    return np.asarray(F.normalize(e + weights[:, 3:4] * F.normalize(meeting, dim=-1), dim=-1).numpy())
 
 
 @EACH_VARIANT

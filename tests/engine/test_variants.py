@@ -59,7 +59,7 @@ def export_both(folder: Path, catalog: Path, *, reads_state: bool) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        model.vector.weights.copy_(torch.tensor([[0.5, 0.7, 0.3, 0.0], [0.6, 0.5, 0.4, 0.0]]))
+        model.vector.weights.copy_(torch.tensor([[0.5, 0.4, 0.7, 0.3, 0.0], [0.6, 0.3, 0.5, 0.4, 0.0]]))
         model.vector.title_weight.fill_(0.3)
         model.vector.global_projection.mul_(float(reads_state))
     model.save_pretrained(folder)

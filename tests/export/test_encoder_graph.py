@@ -26,6 +26,7 @@ from item.model.config import AttentionKind, ItemConfig, StemPart
 from item.model.encoder import GATE_SHUT, ITEm, Layer
 from item.preprocessing.prepared import Prepared
 from item.preprocessing.preprocessor import Preprocessor
+from item.preprocessing.spelling import stack_spelling
 
 Array = npt.NDArray[Any]
 
@@ -47,7 +48,7 @@ def random_model(config: ItemConfig) -> ITEm:
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         model.gates.copy_(torch.linspace(-2, 1, config.num_layers))
-        model.vector.weights.copy_(torch.tensor([[0.5, 0.7, 0.3, 0.6], [0.6, 0.5, 0.4, 0.7]]))
+        model.vector.weights.copy_(torch.tensor([[0.5, 0.4, 0.7, 0.3, 0.6], [0.6, 0.3, 0.5, 0.4, 0.7]]))
         model.vector.title_weight.fill_(0.3)
         for part in (model.vector.words, model.vector.picture):
             part.mean.add_(0.05 * torch.randn_like(part.mean))
@@ -78,7 +79,7 @@ def states_of(model: ITEm, prepared: Sequence[Prepared]) -> tuple[Array, Array, 
     """g, means (0 without words) and vectors, from torch."""
     batch = collate(prepared)
     encoded = model(batch)
-    words = model.pool_words(encoded, batch.word_ids)
+    words = model.pool_words(encoded, batch)
     means = torch.zeros(len(prepared), 2, model.config.width).index_copy(0, words.rows, words.means)
     return encoded.g.numpy(), means.numpy(), model.embed(batch).numpy()
 
@@ -89,7 +90,8 @@ def run_head(model: ITEm, prepared: Sequence[Prepared], g: Array, means: Array, 
     of_pictures = np.zeros((len(prepared), pooled.shape[1]), np.float32)
     of_pictures[has_picture[:, 0]] = pooled
     there = {"has_words": has_words.astype(np.float32), "has_picture": has_picture.astype(np.float32)}
-    inputs = {"g": g, "means": means, "pooled": of_pictures, **there}
+    spelling = stack_spelling([one.spelling for one in prepared])
+    inputs = {"g": g, "means": means, "spelling": spelling, "pooled": of_pictures, **there}
     return np.asarray(session_of(vector_graph(model, {})).run(["vectors"], inputs)[0])
 
 

@@ -75,11 +75,10 @@ def test_vectors_do_not_depend_on_the_batch(
 
 def test_more_padding_changes_nothing(tiny_model: ITEm, prepared: list[Prepared]) -> None:
     batch = collate([one for one in prepared if one.word_ids is None or len(one.word_ids) < 12][:6])
-    padded = Batch(
+    padded = replace(
+        batch,
         word_ids=torch.nn.functional.pad(batch.word_ids, (0, 1), value=3),
         word_mask=torch.nn.functional.pad(batch.word_mask, (0, 1), value=False),
-        picture_rows=batch.picture_rows,
-        pixels=batch.pixels,
     )
     with torch.no_grad():
         torch.testing.assert_close(tiny_model.embed(padded), tiny_model.embed(batch), atol=1e-5, rtol=0)
@@ -106,12 +105,15 @@ def test_tokens_can_stay_out_of_the_layers(
             torch.testing.assert_close(encoded.states[row, kept], alone[0], atol=1e-5, rtol=0)
         assert torch.equal(encoded.states[~keep], x[~keep])
         assert (encoded.g - whole.g).abs().max() > 1e-2
-        rows, means = model.pool_words(encoded, batch.word_ids)
+        rows, means, spelling = model.pool_words(encoded, batch)
         n, row = 1 + batch.word_ids.shape[1], int(rows[0])
+        assert batch.spelling is not None
+        assert spelling is not None
+        assert torch.equal(spelling, batch.spelling[rows])
         torch.testing.assert_close(means[0, 1], encoded.states[row, :n][keep[row, :n]].mean(0))
         nothing_left_out = model(batch, keep=present)
         torch.testing.assert_close(nothing_left_out.states[present], whole.states[present], atol=1e-6, rtol=1e-6)
-        again, before = (model.pool_words(one, batch.word_ids).means for one in (nothing_left_out, whole))
+        again, before = (model.pool_words(one, batch).means for one in (nothing_left_out, whole))
         torch.testing.assert_close(again, before)
 
 
@@ -126,15 +128,17 @@ def test_packing_keeps_the_order(keep: list[list[bool]]) -> None:
 def test_each_part_of_a_listing_changes_its_vector(tiny_model: ITEm, prepared: list[Prepared]) -> None:
     one = next(one for one in prepared if one.word_ids is not None and one.pixels is not None)
     assert one.word_ids is not None
+    assert one.spelling is not None
     variants = [
         one,
         one.only("words"),
         one.only("picture"),
-        Prepared(word_ids=one.word_ids[::-1].copy(), pixels=one.pixels),
+        replace(one, word_ids=one.word_ids[::-1].copy()),
+        replace(one, spelling=one.spelling[::-1].copy()),
     ]
     with torch.no_grad():
         vectors = torch.cat([tiny_model.embed(collate([v])) for v in variants if v is not None])
-    distances = torch.cdist(vectors, vectors) + torch.eye(4)
+    distances = torch.cdist(vectors, vectors) + torch.eye(5)
     assert len(vectors) == 4
     assert distances.min() > 1e-3
 

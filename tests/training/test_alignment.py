@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from item.model.config import ItemConfig
 from item.model.vector import VectorHead, join_fields
 from item.preprocessing.prepared import MODALITIES
+from item.preprocessing.spelling import SPELLING_WIDTH
 from training import alignment as module
 from training.alignment import Fit, HeadSettings, Inputs, TowerTrainer, Unseen, within_scatter
 from training.categories import fit_categories
@@ -43,7 +44,13 @@ def make_pooled(num: int = 120, views: int = 2, seed: int = 0, noise: float = 4.
     )
     title = words + 0.3 * draw(num, 1 + views, WIDTH)
     there = np.ones(num, np.bool_)
-    return Pooled(words=torch.stack([title, words], dim=2), picture=picture, has_words=there, has_picture=there)
+    return Pooled(
+        words=torch.stack([title, words], dim=2),
+        spelling=torch.zeros(num, 1 + views, SPELLING_WIDTH),
+        picture=picture,
+        has_words=there,
+        has_picture=there,
+    )
 
 
 def without(pooled: Pooled, words: list[int], picture: list[int]) -> Pooled:
@@ -52,6 +59,7 @@ def without(pooled: Pooled, words: list[int], picture: list[int]) -> Pooled:
     has_words[words], has_picture[picture] = False, False
     return Pooled(
         words=pooled.words * torch.from_numpy(has_words)[:, None, None, None],
+        spelling=pooled.spelling * torch.from_numpy(has_words)[:, None, None],
         picture=pooled.picture * torch.from_numpy(has_picture)[:, None, None],
         has_words=has_words,
         has_picture=has_picture,
@@ -189,21 +197,25 @@ def test_without_whitening_the_own_subspaces_are_the_centred_inputs() -> None:
 
 
 def test_the_settings_are_the_shares_of_the_cosine() -> None:
-    """The four subspaces are orthogonal: the cosines of listings that have both add up by shares."""
+    """The five subspaces are orthogonal: the cosines of listings that have both add up by shares."""
     pooled = make_pooled()
+    sketches = torch.randn(*pooled.words.shape[:2], SPELLING_WIDTH, generator=torch.Generator().manual_seed(0))
+    pooled = replace(pooled, spelling=F.normalize(sketches, dim=-1))
     fit = make_fit(pooled, categorised(120))
-    chosen = HeadSettings(words=2.0, picture=5.0, picture_weight=0.35, shared_weight=0.3, category_weight=0.1)
+    chosen = HeadSettings(
+        words=2.0, picture=5.0, spelling=0.25, picture_weight=0.35, shared_weight=0.3, category_weight=0.1
+    )
     head, parts = fit.head(chosen), []
     assert head.title_weight.item() == pytest.approx(0.6)
-    for i in range(4):
+    for i in range(5):
         only = fit.head(chosen)
         with torch.no_grad():
-            only.weights.copy_(F.one_hot(torch.tensor(i), 4))
+            only.weights.copy_(F.one_hot(torch.tensor(i), 5))
         e = embed(only, pooled, "both", 0)
         np.testing.assert_allclose(np.linalg.norm(e, axis=1), 1, atol=1e-5)
         parts.append(e @ e.T)
     e = embed(head, pooled, "both", 0)
-    shares = (0.39, 0.21, 0.3, 0.1)
+    shares = (0.75 * 0.39, 0.25 * 0.39, 0.21, 0.3, 0.1)
     np.testing.assert_allclose(e @ e.T, sum(a * part for a, part in zip(shares, parts, strict=True)), atol=1e-5)
 
 
@@ -215,8 +227,8 @@ def test_what_was_not_learned_has_no_share() -> None:
         shared_alone=0.2, category_alone=0.1, picture_weight=0.5, shared_weight=0.3, category_weight=0.4
     )
     for fit, alone_shares, both_shares in (
-        (untrained, [1.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]),
-        (uncategorised, [0.8, 0.8, 0.2, 0.0], [0.35, 0.35, 0.3, 0.0]),
+        (untrained, [1.0, 0.0, 1.0, 0.0, 0.0], [0.5, 0.0, 0.5, 0.0, 0.0]),
+        (uncategorised, [0.8, 0.0, 0.8, 0.2, 0.0], [0.35, 0.0, 0.35, 0.3, 0.0]),
     ):
         head = fit.head(settings)
         np.testing.assert_allclose(head.weights.detach().square().numpy(), [alone_shares, both_shares], atol=1e-6)
@@ -265,7 +277,7 @@ def test_the_heads_categories_are_the_softened_regressions() -> None:
     squares = projected.T @ projected / (roots**2).sum()
     np.testing.assert_allclose(squares, np.diag(np.sort(squares.diagonal())[::-1]), atol=1e-6)
     with torch.no_grad():
-        head.weights.copy_(torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(2, 4))
+        head.weights.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0]).expand(2, 5))
     e = embed(head, pooled, "both", 0)  # two levels, so that an inner product of roots is twice a cosine
     np.testing.assert_allclose(e @ e.T, roots[-120:] @ roots[-120:].T / 2, atol=1e-4)
 
@@ -472,7 +484,7 @@ def test_a_catalogue_of_one_modality(lacking: str) -> None:
         assert fit.towers is None  # nothing to meet
         assert fit.num_steps == 0
         head = fit.turn(fit.head(HeadSettings()))
-        assert (head.weights[:, 3] > 0).tolist() == [bool(labels.levels)] * 2
+        assert (head.weights[:, 4] > 0).tolist() == [bool(labels.levels)] * 2
         assert (np.linalg.norm(embed(head, pooled, "both", 0), axis=1) > 0.99).all()
 
 
@@ -555,6 +567,23 @@ def test_listings_of_one_product_come_nearer() -> None:
     assert found[1] > found[0] + 0.2, found
 
 
+def test_spelling_is_compared_where_words_are() -> None:
+    """The cosine by words is that of the words and of their spelling, by their shares; the picture is as it was. A
+    catalogue in which nothing is spelled gives spelling no share."""
+    pooled = make_pooled(40)
+    sketches = torch.randn(40, pooled.words.shape[1], SPELLING_WIDTH, generator=torch.Generator().manual_seed(0))
+    spelled = replace(pooled, spelling=F.normalize(sketches, dim=-1))
+    fit = Fit(make_start(pooled, 1000), spelled, alone(40))  # all directions of the spelling find room
+    heads = [fit.head(HeadSettings(spelling=share)) for share in (0.3, 0.0, 1.0)]
+    found, words, spelling = (vectors @ vectors.T for vectors in (embed(head, spelled, "words", 0) for head in heads))
+    np.testing.assert_allclose(found, 0.7 * words + 0.3 * spelling, atol=1e-5)
+    exact = spelled.spelling[:, 0] @ spelled.spelling[:, 0].T
+    np.testing.assert_allclose(spelling, exact.numpy(), atol=1e-4)
+    picture, as_before = (embed(head, spelled, "picture", 0) for head in heads[:2])
+    np.testing.assert_array_equal(picture, as_before)
+    assert not Fit(make_start(pooled), pooled, alone(40)).head(HeadSettings()).weights[:, 1].any()
+
+
 def test_categories_bring_words_and_pictures_of_a_kind_together() -> None:
     """Words of unseen listings find pictures of their category, which the towers have no need to learn."""
     num, rng = 240, np.random.default_rng(0)
@@ -564,7 +593,13 @@ def test_categories_bring_words_and_pictures_of_a_kind_together() -> None:
         torch.from_numpy(of[kind][:, None] + 0.7 * rng.normal(size=(num, 3, of.shape[1]))).float() for of in centres
     )
     there = np.ones(num, np.bool_)
-    pooled = Pooled(words=torch.stack([words, words], dim=2), picture=picture, has_words=there, has_picture=there)
+    pooled = Pooled(
+        words=torch.stack([words, words], dim=2),
+        spelling=torch.zeros(num, 3, SPELLING_WIDTH),
+        picture=picture,
+        has_words=there,
+        has_picture=there,
+    )
     known, asked = pooled[np.arange(120)], pooled[np.arange(120, num)]
     labels = replace(alone(120), categories=kind[:120, None], levels=(4,), leaves=kind[:120])
     fit, found = make_fit(known, labels), []

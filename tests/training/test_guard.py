@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from item.model.config import ItemConfig
 from item.model.vector import VectorHead
 from item.preprocessing.prepared import MODALITIES
+from item.preprocessing.spelling import SPELLING_WIDTH
 from training import guard as module
 from training.alignment import Fit, HeadSettings
 from training.config import AlignOptions
@@ -37,7 +38,13 @@ def make_pooled(num: int = NUM, views: int = 3, seed: int = 0, noise: float = 1.
 
     there = np.ones(num, np.bool_)
     words = draw()
-    return Pooled(words=torch.stack([words, words], dim=2), picture=draw(), has_words=there, has_picture=there)
+    return Pooled(
+        words=torch.stack([words, words], dim=2),
+        spelling=torch.zeros(num, 1 + views, SPELLING_WIDTH),
+        picture=draw(),
+        has_words=there,
+        has_picture=there,
+    )
 
 
 def make_exam(pooled: Pooled, **changes: object) -> HeldOut:

@@ -16,6 +16,7 @@ from item.model.config import ItemConfig
 from item.model.encoder import ITEm
 from item.preprocessing.prepared import MODALITIES, Modality
 from item.preprocessing.preprocessor import Preprocessor, PreprocessorConfig
+from item.preprocessing.spelling import spelling
 from training import pooled as module
 from training.pooled import Pooled, Pooler, cache_key, embed, pool_listings, pool_names
 
@@ -100,8 +101,12 @@ def test_no_words_at_all_and_no_picture_at_all(
 def test_a_view_whose_words_the_tokenizer_drops_is_the_listing(model: ITEm, preprocessor: Preprocessor) -> None:
     listing, nothing = Listing(title="red shirt"), Listing(title="\u200b")
     assert preprocessor.words(nothing) is None
-    means, has_words = Pooler(model.eval(), preprocessor).words([[listing, nothing, Listing(title="blue mug")]])
+    means, spellings, has_words = Pooler(model.eval(), preprocessor).words(
+        [[listing, nothing, Listing(title="blue mug")]]
+    )
     assert has_words.tolist() == [True]
+    expected = [spelling(listing), spelling(listing), spelling(Listing(title="blue mug"))]
+    np.testing.assert_array_equal(spellings[0], expected)
     np.testing.assert_allclose(means[0, 1], means[0, 0], atol=1e-6)
     assert np.abs(means[0, 2] - means[0, 0]).max() > 0.01
 
@@ -110,7 +115,7 @@ def test_a_categorys_name_is_its_path_with_the_leaf_first(model: ITEm, preproces
     """And so are those above it, once each; a name of which the tokenizer keeps nothing is zero."""
     names = pool_names(model, preprocessor, [("blue", "shirt"), ("blue", "mug"), ("\u200b",), ()])
     assert list(names) == [("blue",), ("blue", "mug"), ("blue", "shirt"), ("\u200b",)]
-    as_listing, _ = Pooler(model.eval(), preprocessor).words([[Listing(title="shirt blue")]])
+    as_listing, *_ = Pooler(model.eval(), preprocessor).words([[Listing(title="shirt blue")]])
     np.testing.assert_allclose(names["blue", "shirt"].numpy(), as_listing[0, 0], atol=1e-6)
     assert (names["blue", "shirt"] - names["blue", "mug"]).abs().max() > 0.01
     assert not names[("\u200b",)].any()
@@ -128,7 +133,7 @@ def test_an_interrupted_pooling_goes_on_bit_for_bit(
     whole = pool_listings(tmp_path / "whole", model, preprocessor, listings, K, 0)
     calls, words = 0, Pooler.words
 
-    def killed(self: Pooler, texts: list[list[Listing]]) -> tuple[np.ndarray, np.ndarray]:
+    def killed(self: Pooler, texts: list[list[Listing]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         nonlocal calls
         calls += 1
         if calls == 3:
