@@ -44,6 +44,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "without_categories": ("align.categories=false",),
     "without_groups": ("align.groups=false",),
     "without_labels": ("align.categories=false", "align.groups=false"),
+    "without_spelling": ("align.spelling=false",),
     "one_view": ("align.views=1",),
     "two_views": ("align.views=2",),
     "untrained_towers": ("align.steps=1",),

@@ -10,8 +10,8 @@ when it is interrupted), the vector head is fitted on them (`training/alignment.
 listings that are held out by product (val, or in a small catalogue each quarter of train and val in turn), and a guard
 keeps the starting point where the result is not better there.
 Needs no labels; categories and groups are used where the catalogue has them (align.categories=false, align.groups=false
-leave them out). OUTPUT/run holds the resolved configuration, the views, guard.json and refused.jsonl. Run again with
-other settings, it uses the views again and replaces the result.
+leave them out; align.spelling=false leaves out how words are spelled). OUTPUT/run holds the resolved configuration, the
+views, guard.json and refused.jsonl. Run again with other settings, it uses the views again and replaces the result.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def align_head(
         pooled: of the listings of train, then of val.
         names: the words' means of each category's name (`pool_names`).
     """
+    if not options.spelling:
+        pooled = replace(pooled, spelling=torch.zeros_like(pooled.spelling))
     listings = [*train, *val]
     products, categories = [product_of(one) for one in listings], [one.category for one in listings]
 

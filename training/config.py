@@ -159,6 +159,7 @@ class AlignOptions:
     max_listings: of the training split that are learned from, drawn with the run's seed.
     steps, batch_size: of the towers, at most; the best step on held-out listings is kept.
     categories, groups: whether the labels that the catalogue has are learned from.
+    spelling: whether the vector may read how words are spelled.
     """
 
     views: int | None = None
@@ -171,6 +172,7 @@ class AlignOptions:
     dropout: float = 0.2
     categories: bool = True
     groups: bool = True
+    spelling: bool = True
 
     def __post_init__(self) -> None:
         require(self.views is None or 1 <= self.views <= 64, "align.views", self.views, "must be from 1 to 64")

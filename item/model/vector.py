@@ -178,8 +178,8 @@ class VectorHead(nn.Module):
                     f"{', '.join(f'{share:.3g}' for share in row)} of the cosine; "
                     "give shares within 0 and 1, towers and categories together at most 1"
                 )
-        of_words, rest = torch.tensor(shares).clamp(min=0).split([1, 3], dim=1)
-        self.weights.copy_(torch.cat([of_words * (1 - spelling), of_words * spelling, rest], dim=1).sqrt())
+        of_words, *rest = torch.tensor(shares).clamp(min=0).T
+        self.weights.copy_(torch.stack([of_words * (1 - spelling), of_words * spelling, *rest], dim=1).sqrt())
 
     @torch.no_grad()
     def set_projections(

@@ -304,6 +304,17 @@ def test_an_aligned_model_knows_its_categories(
     assert loaded.vector.category_projection.any()
 
 
+def test_how_words_are_spelled_can_be_left_out(
+    config: Path, catalog_folder: Path, heads: list[VectorHead], tmp_path: Path
+) -> None:
+    for output, more in (("with", ()), ("without", ("align.spelling=false",))):
+        assert align(["--config", str(config)], catalog_folder, tmp_path / output, "align.steps=5", *more) == 0
+    reads, does_not = heads
+    assert reads.spelling_projection.any()
+    assert not does_not.spelling_projection.any()
+    assert not does_not.weights[:, 1].any()
+
+
 @pytest.mark.parametrize("few", [FEW, 4])
 def test_a_fold_is_never_learned_from_before_it_is_asked(
     listings: list[Listing], heads: list[VectorHead], few: int, monkeypatch: pytest.MonkeyPatch
