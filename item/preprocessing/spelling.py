@@ -31,7 +31,7 @@ Hashes = npt.NDArray[np.uint64]
 
 def spelling(listing: Listing) -> npt.NDArray[np.float32]:
     """(SPELLING_WIDTH,) float32 of unit norm; zeros where title and description have neither letters nor digits."""
-    hashes = np.concatenate([ngrams(text[:MAX_CHARACTERS]) for text in (listing.title, listing.description)])
+    hashes = ngrams(f"{listing.title[:MAX_CHARACTERS]} {listing.description[:MAX_CHARACTERS]}")
     signs = 1.0 - 2.0 * (hashes >> _TOP)
     counts = np.bincount((hashes % np.uint64(SPELLING_WIDTH)).astype(np.int64), signs, minlength=SPELLING_WIDTH)
     return (counts / max(1.0, float(np.linalg.norm(counts)))).astype(np.float32)
