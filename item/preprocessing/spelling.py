@@ -39,8 +39,11 @@ def spelling(listing: Listing) -> npt.NDArray[np.float32]:
 
 def stack_spelling(spellings: Sequence[npt.NDArray[np.float32] | None]) -> npt.NDArray[np.float32]:
     """Of B listings -> (B, SPELLING_WIDTH), zeros where it is not known."""
-    nothing = np.zeros(SPELLING_WIDTH, np.float32)
-    return np.stack([nothing if one is None else one for one in spellings])
+    stacked = np.zeros((len(spellings), SPELLING_WIDTH), np.float32)
+    for row, one in zip(stacked, spellings, strict=True):
+        if one is not None:
+            row[:] = one
+    return stacked
 
 
 def ngrams(text: str) -> Hashes:

@@ -87,3 +87,4 @@ def test_what_is_read_is_bounded() -> None:
 def test_stacked() -> None:
     one = spelling(Listing(title="red mug"))
     np.testing.assert_array_equal(stack_spelling([None, one]), [np.zeros(SPELLING_WIDTH), one])
+    assert stack_spelling([]).shape == (0, SPELLING_WIDTH)
