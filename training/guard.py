@@ -43,6 +43,17 @@ CHOICES: Mapping[str, Sequence[float | None]] = {
     "shared_weight": (0.1, 0.2, 0.3),
     "category_weight": (0.0, 0.1, 0.2, 0.3, 0.4),
 }  # views are kinder than the offers of others: by views alone words and categories would weigh too much
+CHANGED: Mapping[str, Sequence[Modality]] = {  # whose vectors a setting changes; with words and picture, cosines across
+    "picture": ("picture", "both"),
+    "words": ("words", "both"),
+    "names": MODALITIES,
+    "spelling": ("words", "both"),
+    "shared_alone": ("words", "picture"),
+    "category_alone": ("words", "picture"),
+    "picture_weight": ("both",),
+    "shared_weight": ("both",),
+    "category_weight": ("both",),
+}
 SAME_WORDS = 1e-4  # of a cosine: the same words, encoded in another batch
 ROUNDS = 2  # through the choices, at most
 
@@ -59,13 +70,14 @@ class HeldOut:
     products: Sequence[str]
     categories: Sequence[tuple[str, ...]]
 
-    def sit(self, head: VectorHead) -> dict[str, Values]:
-        """Values of the single queries, for each task as "task by modality" or "task across".
+    def sit(self, head: VectorHead, modalities: Sequence[Modality] = MODALITIES) -> dict[str, Values]:
+        """Values of the single queries, for each task as "task by modality" or, where words and picture are asked for,
+        "task across".
 
         The M - num_known values of a task are in the order of the listings, nan where one is not asked.
         """
         values: dict[str, Values] = {}
-        bases = {modality: embed(head, self.pooled, modality, 0) for modality in MODALITIES}
+        bases = {modality: embed(head, self.pooled, modality, 0) for modality in modalities}
         for modality, base in bases.items():
             asked = [row for row in range(self.num_known, len(base)) if base[row].any()]
             if asked:
@@ -73,7 +85,7 @@ class HeldOut:
                 values |= {f"{task} by {modality}": self.spread(found, asked) for task, found in answers.items()}
         pairs = np.flatnonzero(self.pooled.has_words & self.pooled.has_picture)
         asked = [int(row) for row in pairs if row >= self.num_known]
-        if len(asked) > 1:
+        if len(asked) > 1 and {"words", "picture"} <= bases.keys():
             words, picture = bases["words"][asked], bases["picture"][asked]
             products = [self.products[row] for row in asked]
             for task, queries, base in (("words to picture", words, picture), ("picture to words", picture, words)):
@@ -149,9 +161,11 @@ def score(values: Mapping[str, Values]) -> float:
     return total / weight if weight else 0.0
 
 
-def sit_all(heads: Sequence[VectorHead], exams: Sequence[HeldOut]) -> dict[str, Values]:
+def sit_all(
+    heads: Sequence[VectorHead], exams: Sequence[HeldOut], modalities: Sequence[Modality] = MODALITIES
+) -> dict[str, Values]:
     """The values of all exams, each sat by the head that did not see its listings, one exam after the other."""
-    sat = [exam.sit(head) for head, exam in zip(heads, exams, strict=True)]
+    sat = [exam.sit(head, modalities) for head, exam in zip(heads, exams, strict=True)]
     lengths = [len(exam.pooled) - exam.num_known for exam in exams]
     return {
         name: np.concatenate([one.get(name, np.full(length, np.nan)) for one, length in zip(sat, lengths, strict=True)])
@@ -162,18 +176,18 @@ def sit_all(heads: Sequence[VectorHead], exams: Sequence[HeldOut]) -> dict[str, 
 def choose_settings(fits: Sequence[Fit], exams: Sequence[HeldOut]) -> tuple[HeadSettings, dict[str, Values]]:
     """The settings with the best score on held-out listings, one setting after the other; and the values there."""
 
-    def sit(settings: HeadSettings) -> dict[str, Values]:
-        return sit_all([fit.head(settings) for fit in fits], exams)
+    def sit(settings: HeadSettings, modalities: Sequence[Modality]) -> dict[str, Values]:
+        return sit_all([fit.head(settings) for fit in fits], exams, modalities)
 
     best = HeadSettings()
-    known = {best: sit(best)}
+    known = {best: sit(best, MODALITIES)}
     for _ in range(ROUNDS):
         begun = best
         for name, choices in CHOICES.items():
             for choice in choices:
                 candidate = replace(best, **{name: choice})  # type: ignore[arg-type]
                 if candidate not in known:
-                    known[candidate] = sit(candidate)
+                    known[candidate] = {**known[best], **sit(candidate, CHANGED[name])}
                 if score(known[candidate]) > score(known[best]):
                     best = candidate
         if best == begun:

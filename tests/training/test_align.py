@@ -279,7 +279,7 @@ def test_an_aligned_model_knows_its_categories(
     config: Path, catalog_folder: Path, listings: list[Listing], heads: list[VectorHead], tmp_path: Path
 ) -> None:
     """Three kinds below the one shop; the starting point knows none. What is loaded is what was aligned, and can be
-    gone on from: without categories those that it had have no say."""
+    gone on from: without categories and spelling those that it had have no say."""
     output, more = tmp_path / "m", ("align.steps=5",)
     assert align(["--config", str(config)], catalog_folder, output, *more) == 0
     loaded = ITEm.from_pretrained(output)
@@ -296,23 +296,14 @@ def test_an_aligned_model_knows_its_categories(
     ]
     np.testing.assert_allclose(np.linalg.norm(vectors[0], axis=1), 1, atol=1e-5)
     assert np.abs(vectors[0] - vectors[1]).max() > 0.05
-    assert align(["--model", str(output)], catalog_folder, tmp_path / "n", *more, "align.categories=false") == 0
+    without = ("align.categories=false", "align.spelling=false")
+    assert align(["--model", str(output)], catalog_folder, tmp_path / "n", *more, *without) == 0
     again = ITEm.from_pretrained(tmp_path / "n")
     assert again.config == loaded.config
     assert not again.vector.weights[:, 4].any()
-    assert not again.vector.category_projection.any()
-    assert loaded.vector.category_projection.any()
-
-
-def test_how_words_are_spelled_can_be_left_out(
-    config: Path, catalog_folder: Path, heads: list[VectorHead], tmp_path: Path
-) -> None:
-    for output, more in (("with", ()), ("without", ("align.spelling=false",))):
-        assert align(["--config", str(config)], catalog_folder, tmp_path / output, "align.steps=5", *more) == 0
-    reads, does_not = heads
-    assert reads.spelling_projection.any()
-    assert not does_not.spelling_projection.any()
-    assert not does_not.weights[:, 1].any()
+    for of_head in ("category_projection", "spelling_projection"):
+        assert not getattr(again.vector, of_head).any()
+        assert getattr(loaded.vector, of_head).any()
 
 
 @pytest.mark.parametrize("few", [FEW, 4])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from item.model.config import ItemConfig
 from item.model.vector import VectorHead
-from item.preprocessing.prepared import MODALITIES
+from item.preprocessing.prepared import MODALITIES, Modality
 from item.preprocessing.spelling import SPELLING_WIDTH
 from training import guard as module
 from training.alignment import Fit, HeadSettings
 from training.config import AlignOptions
-from training.guard import CHOICES, IMPORTANCE, HeldOut, Values, choose_settings, judge, score, sit_all
+from training.guard import CHANGED, CHOICES, IMPORTANCE, HeldOut, Values, choose_settings, judge, score, sit_all
 from training.labels import Labels
 from training.pooled import Pooled, embed
 
@@ -408,7 +408,33 @@ def test_the_choice_is_never_worse_than_the_default(noise: float, monkeypatch: p
         assert {getattr(one, name) for one in tried[0]} >= set(choices)
     scores = [score(sit_all([head(one) for head in heads], exams)) for one in tried[0]]
     assert score(values) == max(scores) >= scores[0]
-    assert score(sit_all([head(chosen) for head in heads], exams)) == score(values)
+    whole = sit_all([head(chosen) for head in heads], exams)
+    assert whole.keys() == values.keys()  # though most settings sat only what they change
+    for name, found in whole.items():
+        np.testing.assert_array_equal(values[name], found)
+
+
+def test_settings_change_what_they_say_they_change() -> None:
+    """And nothing else: of each, the vectors of the other modalities and the answers across stay the same."""
+    pooled = make_pooled()
+    sketches = torch.randn(NUM, 4, SPELLING_WIDTH, generator=torch.Generator().manual_seed(0))
+    pooled = replace(pooled, spelling=torch.nn.functional.normalize(sketches, dim=-1))
+    categories = np.arange(NUM)[:, None] % 3
+    own = np.arange(NUM)
+    labels = Labels(categories=categories, levels=(3,), paths=(("a",), ("b",), ("c",)), leaves=own, products=own)
+    fit = Fit(make_start(pooled), pooled, labels, torch.randn(3, 2, WIDTH, generator=torch.Generator().manual_seed(1)))
+    fit.train_towers(AlignOptions(steps=5), 0)
+    base = HeadSettings()
+    assert CHANGED.keys() == CHOICES.keys()
+    for name, choices in CHOICES.items():
+        other = next(choice for choice in choices if choice != getattr(base, name))
+        heads = [fit.head(one) for one in (base, replace(base, **{name: other}))]  # type: ignore[arg-type]
+        vectors = {modality: [embed(head, pooled, modality, 0) for head in heads] for modality in MODALITIES}
+        differ = [modality for modality, (a, b) in vectors.items() if np.abs(a - b).max() > 1e-4]
+        assert set(differ) == set(CHANGED[name]), name
+        before, after = (vectors["words"][i] @ vectors["picture"][i].T for i in (0, 1))
+        if not {"words", "picture"} <= set(CHANGED[name]):
+            np.testing.assert_allclose(before, after, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(("rounds", "expected"), [(1, (1.0, 10.0)), (2, (3.0, 10.0)), (9, (3.0, 10.0))])
@@ -422,7 +448,8 @@ def test_settings_that_depend_on_each_other_are_chosen_in_rounds(
     class Answers:
         pooled, num_known = make_pooled(1), 0
 
-        def sit(self, settings: HeadSettings) -> dict[str, Values]:
+        def sit(self, settings: HeadSettings, modalities: Sequence[Modality]) -> dict[str, Values]:
+            assert "both" in modalities
             sat.append(settings)
             assert settings.picture is not None
             assert settings.words is not None
