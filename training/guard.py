@@ -43,7 +43,7 @@ CHOICES: Mapping[str, Sequence[float | None]] = {
     "shared_weight": (0.1, 0.2, 0.3),
     "category_weight": (0.0, 0.1, 0.2, 0.3, 0.4),
 }  # views are kinder than the offers of others: by views alone words and categories would weigh too much
-CHANGED: Mapping[str, Sequence[Modality]] = {  # whose vectors a setting changes; with words and picture, cosines across
+CHANGED: Mapping[str, Sequence[Modality]] = {  # by a setting: whose vectors; where both parts alone are, also across
     "picture": ("picture", "both"),
     "words": ("words", "both"),
     "names": MODALITIES,

@@ -88,7 +88,7 @@ class ItemConfig:
         if kind != "item":
             raise ModelError(f"{path}: model_type {kind!r} is not an ITEm model; give other models as starting weights")
         if version != FORMAT:
-            raise ModelError(f"{path}: format {version!r} is not the {FORMAT} that this version reads")
+            raise ModelError(f"{path}: format {version!r} is not the {FORMAT} that this version reads; make it again")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise ModelError(f"{path}: unknown keys {', '.join(unknown)}; was it written by a newer version?")

@@ -120,7 +120,8 @@ def _parse_config(saved: Any) -> PreprocessorConfig:
     if not isinstance(saved, dict):
         raise ConfigError("is no JSON object")
     if (version := saved.get("version")) != VERSION:
-        raise ConfigError(f"version: {version!r}, and this installation prepares as version {VERSION}")
+        way_out = "make the model folder again"
+        raise ConfigError(f"version: {version!r}, and this installation prepares as version {VERSION}; {way_out}")
     known = {field.name for field in fields(PreprocessorConfig)}
     settings = {name: value for name, value in saved.items() if name != "version"}
     if settings.keys() != known:

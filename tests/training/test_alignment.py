@@ -53,6 +53,11 @@ def make_pooled(num: int = 120, views: int = 2, seed: int = 0, noise: float = 4.
     )
 
 
+def spelled_at_random(pooled: Pooled) -> Pooled:
+    sketches = torch.randn(*pooled.words.shape[:2], SPELLING_WIDTH, generator=torch.Generator().manual_seed(0))
+    return replace(pooled, spelling=F.normalize(sketches, dim=-1))
+
+
 def without(pooled: Pooled, words: list[int], picture: list[int]) -> Pooled:
     """The rows `words` lose their words, `picture` their picture."""
     has_words, has_picture = pooled.has_words.copy(), pooled.has_picture.copy()
@@ -198,9 +203,7 @@ def test_without_whitening_the_own_subspaces_are_the_centred_inputs() -> None:
 
 def test_the_settings_are_the_shares_of_the_cosine() -> None:
     """The five subspaces are orthogonal: the cosines of listings that have both add up by shares."""
-    pooled = make_pooled()
-    sketches = torch.randn(*pooled.words.shape[:2], SPELLING_WIDTH, generator=torch.Generator().manual_seed(0))
-    pooled = replace(pooled, spelling=F.normalize(sketches, dim=-1))
+    pooled = spelled_at_random(make_pooled())
     fit = make_fit(pooled, categorised(120))
     chosen = HeadSettings(
         words=2.0, picture=5.0, spelling=0.25, picture_weight=0.35, shared_weight=0.3, category_weight=0.1
@@ -571,8 +574,7 @@ def test_spelling_is_compared_where_words_are() -> None:
     """The cosine by words is that of the words and of their spelling, by their shares; the picture is as it was. A
     catalogue in which nothing is spelled gives spelling no share."""
     pooled = make_pooled(40)
-    sketches = torch.randn(40, pooled.words.shape[1], SPELLING_WIDTH, generator=torch.Generator().manual_seed(0))
-    spelled = replace(pooled, spelling=F.normalize(sketches, dim=-1))
+    spelled = spelled_at_random(pooled)
     fit = Fit(make_start(pooled, 1000), spelled, alone(40))  # all directions of the spelling find room
     heads = [fit.head(HeadSettings(spelling=share)) for share in (0.3, 0.0, 1.0)]
     found, words, spelling = (vectors @ vectors.T for vectors in (embed(head, spelled, "words", 0) for head in heads))
@@ -592,14 +594,7 @@ def test_categories_bring_words_and_pictures_of_a_kind_together() -> None:
     words, picture = (
         torch.from_numpy(of[kind][:, None] + 0.7 * rng.normal(size=(num, 3, of.shape[1]))).float() for of in centres
     )
-    there = np.ones(num, np.bool_)
-    pooled = Pooled(
-        words=torch.stack([words, words], dim=2),
-        spelling=torch.zeros(num, 3, SPELLING_WIDTH),
-        picture=picture,
-        has_words=there,
-        has_picture=there,
-    )
+    pooled = replace(make_pooled(num, 2), words=torch.stack([words, words], dim=2), picture=picture)
     known, asked = pooled[np.arange(120)], pooled[np.arange(120, num)]
     labels = replace(alone(120), categories=kind[:120, None], levels=(4,), leaves=kind[:120])
     fit, found = make_fit(known, labels), []
