@@ -84,6 +84,8 @@ def summary(folder: Path, variant: Variant) -> str:
                 f"{modality:9} overlap@10 {loss['overlap_at_10']:.4f}, in its index {loss['overlap_at_10_own']:.4f}, "
                 f"cosine {loss['cosine_mean']:.5f} (least {loss['cosine_min']:.5f}), {loss['listings']:,} listings"
             )
+            if variant.runtime == "onnxruntime":  # the others are for a GPU, and were measured without
+                lines[-1] += f", {loss['speed']:.2f} of full precision's speed here"
     if variant.space == variant.model_space:
         lines.append("space     the model's own: it serves the model's indexes")
     else:

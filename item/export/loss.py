@@ -1,7 +1,9 @@
-"""What a variant loses: its vectors and its search results against those of full precision."""
+"""What a variant loses, in its vectors and in what they find, and how fast it is, beside full precision."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +28,7 @@ class Loss:
     cosine_mean, cosine_min: of the variant's vector and the full-precision one.
     overlap_at_10: share of the ten nearest in full precision that the variant's query finds among full-precision
         vectors, as in an index that was built before. overlap_at_10_own: in an index of the variant's own vectors.
+    speed: full precision's seconds over the variant's, in turn on the same chunks, here; the median. None: not timed.
     """
 
     listings: int
@@ -33,6 +36,7 @@ class Loss:
     cosine_min: float
     overlap_at_10: float
     overlap_at_10_own: float
+    speed: float | None
 
 
 def measure_loss(variant: Engine, full: Engine, prepared: Sequence[Prepared]) -> dict[Modality, Loss]:
@@ -41,20 +45,23 @@ def measure_loss(variant: Engine, full: Engine, prepared: Sequence[Prepared]) ->
     progress = Progress("measuring the loss", len(MODALITIES) * len(prepared), "listings")
     for modality in MODALITIES:
         shown = shown_by(prepared, modality)
-        of_variant, of_full = [], []
+        of_variant, of_full, speeds = [], [], []
         for start in range(0, len(shown), CHUNK):
             chunk = shown[start : start + CHUNK]
+            started = time.perf_counter()
             of_variant.append(variant.encode_prepared(chunk))
+            between = time.perf_counter()
             of_full.append(full.encode_prepared(chunk))
+            speeds.append((time.perf_counter() - between) / (between - started))
             progress.update(len(chunk))
         progress.update(len(prepared) - len(shown))
         if len(shown) > NEAREST:
-            losses[modality] = compare(np.concatenate(of_variant), np.concatenate(of_full))
+            losses[modality] = compare(np.concatenate(of_variant), np.concatenate(of_full), statistics.median(speeds))
     progress.close()
     return losses
 
 
-def compare(variant: Vectors, full: Vectors) -> Loss:
+def compare(variant: Vectors, full: Vectors, speed: float | None = None) -> Loss:
     """(N, D) of a variant and of full precision, row by row the same listings -> the loss."""
     cosines = (variant * full).sum(1)
     similarities = without_own(full @ full.T)
@@ -64,6 +71,7 @@ def compare(variant: Vectors, full: Vectors) -> Loss:
         cosine_min=float(cosines.min()),
         overlap_at_10=overlap(without_own(variant @ full.T), similarities),
         overlap_at_10_own=overlap(without_own(variant @ variant.T), similarities),
+        speed=speed,
     )
 
 

@@ -366,7 +366,7 @@ def test_an_export_takes_the_place_of_the_one_before(copy: Path, catalog_folder:
     after = Variant.load(place)
     assert (after.files, after.space) == (before.files, before.space)
     assert main(["--model", str(copy), "--variant", "int8", "--catalog", str(catalog_folder), "--listings", "20"]) == 0
-    assert Variant.load(place).measured != before.measured
+    assert Variant.load(place).measured["words"]["listings"] <= 20 < before.measured["words"]["listings"]
 
 
 def test_what_was_made_is_said(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from item.catalog.listing import Listing
-from item.engine import Vectors, load_engine
+from item.engine import Engine, Vectors, load_engine
 from item.export.calibration import shown_by
 from item.export.loss import MIN_LISTINGS, MIN_OVERLAP, TIE, Loss, compare, keeps_space, measure_loss, overlap
 from item.preprocessing.prepared import MODALITIES, Modality, Prepared
 from item.preprocessing.preprocessor import Preprocessor
 
-GOOD = Loss(listings=1000, cosine_mean=1.0, cosine_min=1.0, overlap_at_10=0.97, overlap_at_10_own=0.5)
+GOOD = Loss(listings=1000, cosine_mean=1.0, cosine_min=1.0, overlap_at_10=0.97, overlap_at_10_own=0.5, speed=None)
 
 
 def on_circle(*degrees: float) -> Vectors:
@@ -122,3 +125,25 @@ def test_the_loss_is_by_modalities_that_eleven_listings_have(
     assert {modality: loss.listings for modality, loss in losses.items()} == dict.fromkeys(MODALITIES, 11)
     assert all(loss.overlap_at_10 == loss.overlap_at_10_own == 1 for loss in losses.values())
     assert all(loss.cosine_min == pytest.approx(1, abs=1e-5) for loss in losses.values())
+
+
+def test_the_speed_is_full_precisions_time_over_the_variants(
+    model_folder: Path, preprocessor: Preprocessor, listings: list[Listing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that only the engines move, a second a listing and three; by the median of the chunks."""
+    clock = 0.0
+    monkeypatch.setattr("item.export.loss.time", SimpleNamespace(perf_counter=lambda: clock))
+    monkeypatch.setattr("item.export.loss.CHUNK", 4)
+    engine = load_engine(model_folder, "cpu", variant="torch")
+
+    def taking(seconds: float) -> Engine:
+        def encode(prepared: Sequence[Prepared]) -> Vectors:
+            nonlocal clock
+            clock += seconds * len(prepared) if clock else 100.0  # the first run of all is slow
+            return engine.encode_prepared(prepared)
+
+        return cast(Engine, SimpleNamespace(encode_prepared=encode))
+
+    whole = [one for one in map(preprocessor, listings) if one.word_ids is not None and one.pixels is not None]
+    losses = measure_loss(taking(1.0), taking(3.0), whole[:12])
+    assert {modality: loss.speed for modality, loss in losses.items()} == dict.fromkeys(MODALITIES, 3.0)
