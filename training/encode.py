@@ -54,11 +54,8 @@ def encode_modalities(
                 else:
                     kept.append(listing)
                     ready.append(outcome)
-            for modality in modalities:
-                if modality == "words":
-                    blocks[modality].append(_encode_words(engine, ready, known_words))
-                else:
-                    blocks[modality].append(_encode(engine, [one.only(modality) for one in ready]))
+            for modality, made in engine.encode_modalities(ready, modalities).items():
+                blocks[modality].append(_tie_words(ready, made, known_words) if modality == "words" else made)
             progress.update(len(chunk))
     progress.close()
     vectors = {modality: np.concatenate(parts) for modality, parts in blocks.items()}
@@ -73,18 +70,8 @@ def prepare(engine: Engine, listing: Listing) -> Prepared | ListingError:
         return error
 
 
-def _encode(engine: Engine, prepared: Sequence[Prepared | None]) -> Vectors:
-    """(N, D), zero where there is nothing to encode."""
-    vectors = np.zeros((len(prepared), engine.vector_width), np.float32)
-    there = {row: one for row, one in enumerate(prepared) if one is not None}
-    if there:
-        vectors[list(there)] = engine.encode_prepared(list(there.values()))
-    return vectors
-
-
-def _encode_words(engine: Engine, prepared: Sequence[Prepared], known: dict[bytes, Vectors]) -> Vectors:
-    """As `_encode`, by words alone. Equal words are encoded once, so that listings that share them tie exactly."""
-    keys = [b"" if one.word_ids is None else one.word_ids.tobytes() for one in prepared]
-    new = {key: one.only("words") for key, one in zip(keys, prepared, strict=True) if key not in known}
-    known.update(zip(new, _encode(engine, list(new.values())), strict=True))
-    return np.array([known[key] for key in keys], np.float32).reshape(len(keys), engine.vector_width)
+def _tie_words(prepared: Sequence[Prepared], vectors: Vectors, known: dict[bytes, Vectors]) -> Vectors:
+    """(N, D) by words alone, each that of the first listing with the same words, so that they tie exactly."""
+    keys = [b"".join(part.tobytes() for part in (one.word_ids, one.spelling) if part is not None) for one in prepared]
+    firsts = [known.setdefault(key, vector) for key, vector in zip(keys, vectors, strict=True)]
+    return np.array(firsts, np.float32).reshape(vectors.shape)

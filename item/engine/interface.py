@@ -13,7 +13,7 @@ from item.adapters.bank import Bank, Named, Rotations
 from item.adapters.head import Heads
 from item.catalog.listing import Listing
 from item.errors import ListingError
-from item.preprocessing.prepared import Prepared
+from item.preprocessing.prepared import MODALITIES, Modality, Prepared
 from item.preprocessing.preprocessor import Preprocessor
 
 Vectors = npt.NDArray[np.float32]
@@ -70,6 +70,13 @@ class Engine(Protocol):
         with its adapter. Raises ModelError as `encode`."""
         ...
 
+    def encode_modalities(
+        self, prepared: Sequence[Prepared], modalities: Sequence[Modality] = MODALITIES
+    ) -> dict[Modality, Vectors]:
+        """By each modality (N, D), as `encode_prepared` of what it leaves of the listings (to rounding), zeros where it
+        leaves nothing. What they share is computed once."""
+        ...
+
     def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
         """(N, F) float32, what the vector head (item.model.vector) and heads of categories read: words before picture,
         each of unit norm; zeros where a listing does not have it. As `encode_prepared`."""
@@ -94,6 +101,7 @@ class Runner(Protocol):
     packed: whether listings of unlike length may share a run without their padding being paid for.
     token_budget: the most tokens of one run.
     words_width: of the features, those of words; they depend on the picture where `text_reads_cells`.
+    modalities_are_apart: whether `run_modalities` may be called.
     """
 
     name: str
@@ -101,6 +109,7 @@ class Runner(Protocol):
     features_width: int
     words_width: int
     text_reads_cells: bool
+    modalities_are_apart: bool
     num_cells: int
     packed: bool
     token_budget: int
@@ -108,4 +117,9 @@ class Runner(Protocol):
     def run(self, prepared: Sequence[Prepared], rotations: Rotations | None = None) -> Outputs:
         """Of at least one listing, each with its row of the rotations; None: the model alone. Not called by two threads
         at once."""
+        ...
+
+    def run_modalities(self, prepared: Sequence[Prepared]) -> dict[Modality, Vectors]:
+        """Vectors of listings by each modality from one run, for models where neither part enters the other; those of
+        what a listing does not have say nothing. Not called by two threads at once."""
         ...

@@ -20,7 +20,7 @@ from item.catalog.listing import Listing
 from item.engine.batching import buckets
 from item.engine.interface import Encoded, Outputs, Runner, Vectors
 from item.errors import ListingError
-from item.preprocessing.prepared import Prepared
+from item.preprocessing.prepared import MODALITIES, Modality, Prepared
 from item.preprocessing.preprocessor import Preprocessor
 
 WINDOW = 128  # listings encoded while the next as many are being prepared
@@ -67,6 +67,18 @@ class ModelEngine:
             vectors[rows] = made.vectors
         return vectors
 
+    def encode_modalities(
+        self, prepared: Sequence[Prepared], modalities: Sequence[Modality] = MODALITIES
+    ) -> dict[Modality, Vectors]:
+        """(N, D) float32 by each; see `item.engine.interface.Engine`."""
+        vectors = {modality: np.zeros((len(prepared), self.vector_width), np.float32) for modality in modalities}
+        apart = self._run_modalities(prepared) if self.runner.modalities_are_apart else None
+        for modality, rows in vectors.items():
+            left = {row: kept for row, one in enumerate(prepared) if (kept := one.only(modality)) is not None}
+            there = list(left)
+            rows[there] = self.encode_prepared([*left.values()]) if apart is None else apart[modality][there]
+        return vectors
+
     def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
         """(N, F) float32; see `item.engine.interface.Engine`."""
         features = np.empty((len(prepared), self.features_width), dtype=np.float32)
@@ -109,6 +121,17 @@ class ModelEngine:
             with self._running:
                 made = runner.run([ready[row] for row in bucket], chosen)
             yield of_bucket, made
+
+    def _run_modalities(self, prepared: Sequence[Prepared]) -> dict[Modality, Vectors]:
+        """(N, D) by each modality, whatever the runner gave where a listing does not have it."""
+        runner = self.runner
+        vectors = {modality: np.empty((len(prepared), self.vector_width), np.float32) for modality in MODALITIES}
+        for bucket in buckets(prepared, runner.num_cells, runner.token_budget, runner.packed):
+            with self._running:
+                made = runner.run_modalities([prepared[row] for row in bucket])
+            for modality, rows in vectors.items():
+                rows[bucket] = made[modality]
+        return vectors
 
     def prepare_ahead(self, listings: Sequence[Listing]) -> Iterator[tuple[int, list[Outcome]]]:
         """Windows of prepared listings and where each begins; the next one is under way when a window is given out."""

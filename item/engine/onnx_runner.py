@@ -16,12 +16,12 @@ import numpy.typing as npt
 import onnxruntime
 
 from item.adapters.bank import Rotations
-from item.engine.interface import Outputs
+from item.engine.interface import Outputs, Vectors
 from item.engine.packing import complex_tables, pack
 from item.engine.variant import ADAPTED_FILE, LAYERS_FILE, STEM_FILE, VECTOR_FILE, again
 from item.errors import ConfigError, ModelError
 from item.model.config import ItemConfig
-from item.preprocessing.prepared import Prepared
+from item.preprocessing.prepared import Modality, Prepared
 from item.preprocessing.spelling import stack_spelling
 
 STEM_BATCH = 8  # pictures of one run through the stem: its feature maps stay in the caches
@@ -54,6 +54,7 @@ class OnnxRunner:
         self.tables: tuple[Rotations | None, dict[str, Array]] = None, {}  # of the latest run with adapters
         self.reads_state = is_true(self.head, "reads_state")
         self.text_reads_cells = is_true(self.layers, "text_reads_cells")
+        self.modalities_are_apart = not self.reads_state and not self.text_reads_cells
         self.num_cells, self.cell_width = self.shape_of(self.layers, "cells")[1:]
         self.pooled_width = self.shape_of(self.head, "pooled")[1]
         self.vector_width, self.words_width = config.vector_width, 2 * config.width
@@ -72,13 +73,30 @@ class OnnxRunner:
 
     def run(self, prepared: Sequence[Prepared], rotations: Rotations | None = None) -> Outputs:
         """See `item.engine.interface.Runner`."""
+        return Outputs(*self.head.run(Outputs._fields, self.head_inputs(prepared, rotations)))
+
+    def run_modalities(self, prepared: Sequence[Prepared]) -> dict[Modality, Vectors]:
+        """See `item.engine.interface.Runner`."""
+        inputs = self.head_inputs(prepared, None)
+        without: dict[Modality, tuple[str, ...]] = {
+            "words": ("pooled", "has_picture"),
+            "picture": ("means", "spelling", "has_words"),
+            "both": (),
+        }
+        return {
+            modality: self.head.run(["vectors"], inputs | {name: np.zeros_like(inputs[name]) for name in left_out})[0]
+            for modality, left_out in without.items()
+        }
+
+    def head_inputs(self, prepared: Sequence[Prepared], rotations: Rotations | None) -> dict[str, Array]:
+        """What the vector head reads of listings, by the names of its graph's inputs."""
         has_words = np.array([[one.word_ids is not None] for one in prepared])
         has_picture = np.array([[one.pixels is not None] for one in prepared])
         cells, pooled = self.run_stem([one.pixels for one in prepared if one.pixels is not None])
         of_pictures = np.zeros((len(prepared), self.pooled_width), np.float32)
         of_pictures[has_picture[:, 0]] = pooled
         g, means = self.run_layers(prepared, cells, has_words[:, 0], has_picture[:, 0], rotations)
-        inputs = {
+        return {
             "g": g,
             "means": means,
             "spelling": stack_spelling([one.spelling for one in prepared]),
@@ -86,7 +104,6 @@ class OnnxRunner:
             "has_words": has_words.astype(np.float32),
             "has_picture": has_picture.astype(np.float32),
         }
-        return Outputs(*self.head.run(Outputs._fields, inputs))
 
     def run_stem(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> tuple[Array, Array]:
         """P pictures -> (P, m, C) cells, none where no text reads them, and (P, F) pooled."""

@@ -10,10 +10,10 @@ import torch
 
 from item.adapters.bank import Rotations
 from item.adapters.road import Rotator
-from item.engine.interface import Outputs
+from item.engine.interface import Outputs, Vectors
 from item.model.batch import Batch, collate
 from item.model.encoder import Encoded, ITEm
-from item.preprocessing.prepared import Prepared
+from item.preprocessing.prepared import MODALITIES, Modality, Prepared
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,6 +33,7 @@ class TorchRunner:
         self.device, self.precision = device, PRECISIONS[precision]
         self.vector_width, self.features_width = model.config.vector_width, model.vector.features_width
         self.words_width, self.text_reads_cells = len(model.vector.words.mean), model.text_reads_cells
+        self.modalities_are_apart = model.modalities_are_apart
         self.num_cells = model.stem.num_cells
         self.rotator = Rotator(self.model)
         self.name = f"torch {device.type} {precision}"
@@ -51,11 +52,22 @@ class TorchRunner:
     @torch.inference_mode()
     def run(self, prepared: Sequence[Prepared], rotations: Rotations | None = None) -> Outputs:
         """See `item.engine.interface.Runner`."""
+        encoded, batch = self.encode(prepared, rotations)
+        made = self.model.vectors(encoded, batch), self.model.features(encoded, batch)
+        return Outputs(*(np.asarray(one.cpu().numpy()) for one in made))
+
+    @torch.inference_mode()
+    def run_modalities(self, prepared: Sequence[Prepared]) -> dict[Modality, Vectors]:
+        """See `item.engine.interface.Runner`."""
+        encoded, batch = self.encode(prepared, None)
+        return {modality: self.model.vectors(encoded, batch, modality).cpu().numpy() for modality in MODALITIES}
+
+    def encode(self, prepared: Sequence[Prepared], rotations: Rotations | None) -> tuple[Encoded, Batch]:
+        """The last states, in the runner's precision, and the batch that they are of."""
         batch = collate(prepared).to(self.device)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             encoded = self.model.encode(batch) if rotations is None else self.encode_adapted(batch, rotations)
-        made = self.model.vectors(encoded, batch), self.model.features(encoded, batch)
-        return Outputs(*(np.asarray(one.cpu().numpy()) for one in made))
+        return encoded, batch
 
     def encode_adapted(self, batch: Batch, rotations: Rotations) -> Encoded:
         """The last states of listings that each have their own adapter."""

@@ -250,11 +250,6 @@ class LayersGraph:
         return str(g("LayerNormalization", x, weight, bias, name=name, axis=-1, epsilon=self.config.layer_norm_eps))
 
 
-def reads_state(model: ITEm) -> bool:
-    """Whether the vector head reads [CLS]'s state. If not, listings without words need not enter the layers."""
-    return bool(model.vector.global_projection.any())
-
-
 def vector_graph(model: ITEm, metadata: dict[str, str]) -> onnx.ModelProto:
     """The vector head: g (B, D), means (B, 2, D), spelling (B, SPELLING_WIDTH), pooled (B, F), has_words and
     has_picture (B, 1), 0 or 1 -> `vectors`, (B, V) of unit norm, and `features`, (B, 2 D + F), what its parts read
@@ -295,7 +290,7 @@ def vector_graph(model: ITEm, metadata: dict[str, str]) -> onnx.ModelProto:
         category = unit(g, matrix_product(g, roots, "category_projection", array(head.category_projection)))
         says = g("Mul", g("Max", has_words, has_picture), a_category)
         e = g("Add", e, g("Mul", category, says))
-    properties = {"reads_state": "true" if reads_state(model) else "false", **metadata}
+    properties = {"reads_state": "true" if model.reads_state else "false", **metadata}
     g.output(unit(g, e), "vectors", ["B", model.config.vector_width])
     features = g("Concat", g("Mul", x_words, has_words), g("Mul", x_picture, has_picture), axis=1)
     g.output(features, "features", ["B", head.features_width])

@@ -24,7 +24,7 @@ from item.engine.torch_runner import PRECISIONS, TorchRunner
 from item.engine.variant import ADAPTED_FILE, LAYERS_FILE, STEM_FILE, VECTOR_FILE, Variant
 from item.errors import ConfigError, ModelError
 from item.export.calibration import collect_inputs, shown_by
-from item.export.encoder import LayersGraph, Linear, float_linear, layer_linears, reads_state, vector_graph
+from item.export.encoder import LayersGraph, Linear, float_linear, layer_linears, vector_graph
 from item.export.files import digests, publish, write_graphs
 from item.export.graph import OPSET, Array
 from item.export.loss import Loss, keeps_space, measure_loss
@@ -99,7 +99,7 @@ class Exporter:
     def write_int8(self, folder: Path, *, name: str) -> Variant:
         """Layers, and as much of the stem as keeps its vectors, in 8 bits; the vector head as it is."""
         entering: list[Modality] = ["words", "both"] if self.model.text_reads_cells else ["words"]
-        entering += ["picture"] if self.model.text_reads_cells and reads_state(self.model) else []
+        entering += ["picture"] if self.model.text_reads_cells and self.model.reads_state else []
         kinds = [kind for modality in entering for kind in shown_by(self.calibration, modality)]
         kinds = kinds or list(self.calibration)  # a catalogue without words never enters them
         stem, of_stem = self.quantised_stem()

@@ -33,6 +33,7 @@ from item.model.folder import TENSORS_FILE, resolve_folder
 from item.model.stem import make_stem
 from item.model.tensors import load_tensors, save_tensors
 from item.model.vector import PooledWords, VectorHead
+from item.preprocessing.prepared import Modality
 
 GATE_CLOSED = -8.0  # 36 cells together then get less than 2% of one average key's weight
 GATE_SHUT = -1e4  # no cell then gets any weight: exp() of it is 0, in float16 too
@@ -232,9 +233,18 @@ class ITEm(nn.Module):
         features = self.stem_features(batch)
         return self(replace(batch, pixels=None, features=None))._replace(features=features)
 
-    def vectors(self, encoded: Encoded, batch: Batch) -> Tensor:
-        """(B, V) float32, unit norm: the vectors of the listings whose last states these are, in any precision."""
-        return F.normalize(self.vector(encoded.g.float(), *self.head_inputs(encoded, batch)), dim=-1)
+    def vectors(self, encoded: Encoded, batch: Batch, modality: Modality = "both") -> Tensor:
+        """(B, V) float32, unit norm: the vectors of the listings whose last states these are, in any precision.
+
+        By one modality they are those of the same listings without the other one where `modalities_are_apart`; of
+        listings that do not have it they say nothing.
+        """
+        words, picture_rows, pooled = self.head_inputs(encoded, batch)
+        if modality == "words":
+            picture_rows, pooled = picture_rows[:0], None
+        elif modality == "picture":
+            words = PooledWords(words.rows[:0], words.means[:0])
+        return F.normalize(self.vector(encoded.g.float(), words, picture_rows, pooled), dim=-1)
 
     def features(self, encoded: Encoded, batch: Batch) -> Tensor:
         """(B, 2 D + F) float32, as `vectors`: what the vector head reads of them (item.model.vector)."""
@@ -250,6 +260,16 @@ class ITEm(nn.Module):
     def text_reads_cells(self) -> bool:
         """Whether any gate is open. Where none is, what the vector head reads does not depend on the cells."""
         return bool((self.gates > GATE_SHUT).any())
+
+    @property
+    def reads_state(self) -> bool:
+        """Whether the vector head reads [CLS]'s state. If not, listings without words need not enter the layers."""
+        return bool(self.vector.global_projection.any())
+
+    @property
+    def modalities_are_apart(self) -> bool:
+        """Whether what the vector head reads of the words is the same without the picture, and the reverse."""
+        return not self.text_reads_cells and not self.reads_state
 
     def pool_words(self, encoded: Encoded, batch: Batch) -> PooledWords:
         """Means over [CLS], words and [SEP] of the listings that have words: up to the first [SEP], and over all; and

@@ -25,7 +25,7 @@ from item.engine.interface import Encoded, Engine, Vectors
 from item.errors import ListingError
 from item.model.config import ItemConfig
 from item.model.encoder import ITEm
-from item.preprocessing.prepared import Prepared
+from item.preprocessing.prepared import MODALITIES, Modality, Prepared
 from item.preprocessing.preprocessor import Preprocessor, PreprocessorConfig
 from item.preprocessing.words import train_tokenizer
 
@@ -123,6 +123,11 @@ class RecordingEngine:
 
     def encode_prepared(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
         return self.inner.encode_prepared(prepared, adapters)
+
+    def encode_modalities(
+        self, prepared: Sequence[Prepared], modalities: Sequence[Modality] = MODALITIES
+    ) -> dict[Modality, Vectors]:
+        return self.inner.encode_modalities(prepared, modalities)
 
     def features_of(self, prepared: Sequence[Prepared], adapters: Sequence[Named] | None = None) -> Vectors:
         return self.inner.features_of(prepared, adapters)

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from index.store import Store
 from item.catalog.listing import Listing, Picture
 from item.engine import Engine, Vectors, load_engine
 from item.engine.model_engine import ModelEngine
+from item.engine.onnx_runner import OnnxRunner
+from item.engine.torch_runner import TorchRunner
 from item.engine.variant import (
     ADAPTED_FILE,
     LAYERS_FILE,
@@ -40,6 +42,7 @@ from item.model.batch import collate
 from item.model.config import ItemConfig
 from item.model.encoder import GATE_SHUT, ITEm
 from item.model.folder import space_of_folder
+from item.preprocessing.prepared import MODALITIES, Prepared
 from item.preprocessing.preprocessor import Preprocessor
 from item.v1 import item_pb2
 from tests.conftest import picture_bytes
@@ -84,6 +87,20 @@ def stateless_folder(model_folder: Path, catalog_folder: Path, tmp_path_factory:
 
 
 @pytest.fixture(scope="module")
+def apart_folder(stateless_folder: Path, catalog_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose gates are shut besides, as after alignment: words and picture meet in the vector head alone."""
+    copy = shutil.copytree(stateless_folder, tmp_path_factory.mktemp("exported") / "model")
+    shutil.rmtree(copy / "variants")
+    model = ITEm.from_pretrained(copy)
+    with torch.no_grad():
+        model.gates.fill_(GATE_SHUT)
+    model.save_pretrained(copy)
+    Exporter(copy).export("fp32")
+    assert main(["--model", str(copy), "--variant", "int8", "--catalog", str(catalog_folder)]) == 0
+    return copy
+
+
+@pytest.fixture(scope="module")
 def engines(folder: Path, stateless_folder: Path, listings: list[Listing]) -> Engines:
     """By model and variant, an engine and its vectors of all listings together."""
     made = {}
@@ -117,6 +134,51 @@ def test_full_precision_is_taken_by_itself_on_a_cpu(
     np.testing.assert_allclose(engine.encode(listings).vectors, expected, atol=1e-5)
     similar = expected @ expected.T
     assert similar.min() < 0.9, "the vectors of the test lie too near to each other"
+
+
+@pytest.mark.parametrize("name", ["torch", "fp32", "int8"])
+@pytest.mark.parametrize("model", ["folder", "stateless_folder", "apart_folder"])
+def test_modalities_together_are_each_by_itself(
+    model: str, name: str, listings: list[Listing], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zeros where a listing has nothing of one; and the stem sees a picture once, where nothing forbids it."""
+    engine = load_engine(request.getfixturevalue(model), "cpu", variant=name)
+    assert isinstance(engine, ModelEngine)
+    prepared = [one for one in engine.prepare_all(listings) if isinstance(one, Prepared)]
+    expected = {
+        modality: [
+            None if (left := one.only(modality)) is None else engine.encode_prepared([left])[0] for one in prepared
+        ]
+        for modality in MODALITIES
+    }
+    num_seen = count_pictures(engine, monkeypatch)
+    vectors = engine.encode_modalities(prepared)
+    assert list(vectors) == list(MODALITIES)
+    for modality, rows in expected.items():
+        assert 0 < sum(row is None for row in rows) < len(rows) or modality == "both"
+        for row, vector in zip(rows, vectors[modality], strict=True):
+            np.testing.assert_allclose(vector, np.zeros_like(vector) if row is None else row, atol=1e-5)
+    assert engine.runner.modalities_are_apart is (model == "apart_folder")
+    num_pictures = sum(one.pixels is not None for one in prepared)
+    assert num_seen() == num_pictures * (1 if model == "apart_folder" else 2)
+    np.testing.assert_allclose(engine.encode_modalities(prepared, ("both",))["both"], vectors["both"], atol=1e-5)
+    assert num_seen() == num_pictures * (2 if model == "apart_folder" else 3)
+
+
+def count_pictures(engine: ModelEngine, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many pictures the stem will have seen from here on."""
+    seen: list[int] = []
+    runner = engine.runner
+    assert isinstance(runner, OnnxRunner | TorchRunner)
+    owner, name = (runner, "run_stem") if isinstance(runner, OnnxRunner) else (runner.model.stem, "forward")
+    run = getattr(owner, name)
+
+    def counted(pictures: Sequence[object]) -> object:
+        seen.append(len(pictures))
+        return run(pictures)
+
+    monkeypatch.setattr(owner, name, counted)
+    return lambda: sum(seen)
 
 
 @BOTH_MODELS

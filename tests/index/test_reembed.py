@@ -61,6 +61,9 @@ class HashEngine:
     def encode_prepared(self, prepared: Sequence[Any], adapters: object = None) -> Vectors:
         raise NotImplementedError
 
+    def encode_modalities(self, prepared: Sequence[Any], modalities: Sequence[Any] = ()) -> dict[Any, Vectors]:
+        raise NotImplementedError
+
     def features_of(self, prepared: Sequence[Any], adapters: object = None) -> Vectors:
         raise NotImplementedError
 
