@@ -28,7 +28,7 @@ class Loss:
     cosine_mean, cosine_min: of the variant's vector and the full-precision one.
     overlap_at_10: share of the ten nearest in full precision that the variant's query finds among full-precision
         vectors, as in an index that was built before. overlap_at_10_own: in an index of the variant's own vectors.
-    speed: full precision's seconds over the variant's, in turn on the same chunks, here; the median. None: not timed.
+    speed: full precision's seconds over the variant's, on the same chunks in turn, here; the median. None: not timed.
     """
 
     listings: int
