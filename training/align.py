@@ -38,10 +38,11 @@ from item.model.encoder import GATE_CLOSED, GATE_SHUT, ITEm
 from item.model.vector import VectorHead
 from item.neighbours import Path as Category
 from item.preprocessing.preprocessor import Preprocessor
-from training.alignment import Fit, Unseen
+from training.alignment import Fit
 from training.card import write_card
 from training.config import AlignOptions, PretrainConfig, load_config
 from training.guard import HeldOut, Verdict, choose_settings, judge, sit_all
+from training.inputs import Unseen
 from training.labels import number_labels
 from training.order import permutation
 from training.pooled import Pooled, pool_listings, pool_names

@@ -36,9 +36,10 @@ from training.align import (
     product_of,
     shut_untrained_gates,
 )
-from training.alignment import Fit, HeadSettings, Unseen
+from training.alignment import Fit, HeadSettings
 from training.config import AlignOptions
 from training.guard import Values, Verdict, judge
+from training.inputs import Unseen
 from training.pooled import Pooled, Pooler, embed
 from training.pretrain import main as pretrain
 

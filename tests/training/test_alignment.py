@@ -2,181 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from item.model.config import ItemConfig
-from item.model.vector import VectorHead, join_fields
+from item.model.vector import join_fields
 from item.preprocessing.prepared import MODALITIES
-from item.preprocessing.spelling import SPELLING_WIDTH
+from tests.training.pooled_views import (
+    OPTIONS,
+    POOLED,
+    VECTOR,
+    WIDTH,
+    alone,
+    categorised,
+    make_fit,
+    make_pooled,
+    make_start,
+    same_state,
+    spelled_at_random,
+    without,
+)
 from training import alignment as module
-from training.alignment import Fit, HeadSettings, Inputs, TowerTrainer, Unseen, within_scatter
+from training.alignment import Fit, HeadSettings
 from training.categories import fit_categories
-from training.config import AlignOptions
-from training.labels import UNKNOWN, Labels
-from training.pooled import Pooled, embed
-
-WIDTH, POOLED, VECTOR = 12, 10, 48
-OPTIONS = AlignOptions(steps=40, batch_size=64, dropout=0.1)
-
-
-def make_pooled(num: int = 120, views: int = 2, seed: int = 0, noise: float = 4.0) -> Pooled:
-    """What words and picture share is the product; three directions of either are noise, drawn anew in each view."""
-    generator = torch.Generator().manual_seed(99)  # of the world, the same for all seeds
-    into_words, into_picture = (torch.randn(6, width, generator=generator) for width in (WIDTH, POOLED))
-    noisy_words, noisy_picture = (torch.randn(3, width, generator=generator) for width in (WIDTH, POOLED))
-    generator.manual_seed(seed)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    product = draw(num, 1, 6)
-    words = product @ into_words + noise * draw(num, 1 + views, 3) @ noisy_words + 0.1 * draw(num, 1 + views, WIDTH)
-    picture = (
-        product @ into_picture + noise * draw(num, 1 + views, 3) @ noisy_picture + 0.1 * draw(num, 1 + views, POOLED)
-    )
-    title = words + 0.3 * draw(num, 1 + views, WIDTH)
-    there = np.ones(num, np.bool_)
-    return Pooled(
-        words=torch.stack([title, words], dim=2),
-        spelling=torch.zeros(num, 1 + views, SPELLING_WIDTH),
-        picture=picture,
-        has_words=there,
-        has_picture=there,
-    )
-
-
-def spelled_at_random(pooled: Pooled) -> Pooled:
-    sketches = torch.randn(*pooled.words.shape[:2], SPELLING_WIDTH, generator=torch.Generator().manual_seed(0))
-    return replace(pooled, spelling=F.normalize(sketches, dim=-1))
-
-
-def without(pooled: Pooled, words: list[int], picture: list[int]) -> Pooled:
-    """The rows `words` lose their words, `picture` their picture."""
-    has_words, has_picture = pooled.has_words.copy(), pooled.has_picture.copy()
-    has_words[words], has_picture[picture] = False, False
-    return Pooled(
-        words=pooled.words * torch.from_numpy(has_words)[:, None, None, None],
-        spelling=pooled.spelling * torch.from_numpy(has_words)[:, None, None],
-        picture=pooled.picture * torch.from_numpy(has_picture)[:, None, None],
-        has_words=has_words,
-        has_picture=has_picture,
-    )
-
-
-def make_start(pooled: Pooled, vector_width: int = VECTOR) -> VectorHead:
-    config = ItemConfig(vocab_size=10, cls_id=1, sep_id=2, width=WIDTH, num_heads=4, vector_width=vector_width)
-    head = VectorHead(config, POOLED)
-    words, picture = (torch.from_numpy(has) for has in (pooled.has_words, pooled.has_picture))
-    head.fit(pooled.words[words, 0], pooled.picture[picture, 0], 0.5, whiten=False)
-    return head
-
-
-def alone(num: int) -> Labels:
-    """No categories, no groups."""
-    own = np.arange(num)
-    return Labels(categories=np.zeros((num, 0), np.int64), levels=(), paths=(), leaves=own, products=own)
-
-
-def categorised(num: int) -> Labels:
-    """Two levels, some places unknown, and pairs of listings of one product."""
-    product = np.arange(num) // 2
-    categories = np.stack([product % 2, product % 6], axis=1)
-    categories[::7, 1] = UNKNOWN
-    paths = tuple((f"top {number}",) for number in range(2)) + tuple(("top", f"leaf {number}") for number in range(6))
-    return Labels(categories=categories, levels=(2, 6), paths=paths, leaves=product % 6, products=product)
-
-
-def unseen(pooled: Pooled) -> Unseen:
-    """Each a product of its own."""
-    return Unseen(pooled, np.arange(len(pooled)))
-
-
-def make_fit(pooled: Pooled, labels: Labels, options: AlignOptions = OPTIONS) -> Fit:
-    fit = Fit(make_start(pooled), pooled, labels)
-    fit.train_towers(options, 0)
-    return fit
-
-
-def same_state(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+from training.pooled import embed
+from training.towers import linear_layers
 
 
 def cosines(*parts: torch.Tensor) -> torch.Tensor:
     """Of all rows of all parts with each other."""
     x = F.normalize(torch.cat(parts), dim=1)
     return x @ x.T
-
-
-# The scatter within listings, and the whitening.
-
-
-def scatter_oracle(x: np.ndarray, products: np.ndarray) -> np.ndarray:
-    """float64, one difference after the other."""
-    own = np.zeros((x.shape[2], x.shape[2]))
-    for listing in x:
-        for view in listing[1:]:
-            own += np.outer(view - listing[0], view - listing[0])
-    groups = np.zeros_like(own)
-    for product in np.unique(products):
-        members = x[products == product, 0]
-        if len(members) > 1:
-            for one in members:
-                groups += np.outer(one - members.mean(0), one - members.mean(0))
-    own /= np.trace(own)
-    return (own + groups / np.trace(groups)) / 2 if groups.any() else own
-
-
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 2**32), num=st.integers(1, 12), views=st.integers(1, 3), products=st.integers(1, 14))
-def test_the_scatter_equals_its_definition(seed: int, num: int, views: int, products: int) -> None:
-    rng = np.random.default_rng(seed)
-    x, of = rng.normal(size=(num, 1 + views, 5)).astype(np.float32), rng.integers(products, size=num)
-    found = within_scatter(torch.from_numpy(x), of)
-    assert found.dtype == torch.float64
-    np.testing.assert_allclose(found.numpy(), scatter_oracle(x.astype(np.float64), of), atol=1e-5)
-    assert found.trace().item() == pytest.approx(1)
-
-
-def test_equal_views_have_no_scatter() -> None:
-    x = torch.randn(4, 1, 5).expand(4, 3, 5)
-    assert not within_scatter(x, np.arange(4)).any()
-    assert not within_scatter(x[:0], np.arange(0)).any()
-    inputs = Inputs(x, np.ones(4, np.bool_), alone(4))
-    torch.testing.assert_close(inputs.whitening(3.0), torch.eye(5), atol=1e-6, rtol=0)  # nothing is known to be noise
-
-
-@pytest.mark.parametrize("shrinkage", [0.1, 3.0, 50.0])
-def test_whitening_equals_its_definition(shrinkage: float) -> None:
-    """sqrt(lambda) (S / mean eigenvalue + lambda I)^(-1/2), of the unit inputs that are there, about the mean of the
-    listings as they are."""
-    pooled, labels = make_pooled(), categorised(120)
-    shifted, present = pooled.picture + 3.0, np.arange(120) % 5 != 0
-    inputs = Inputs(shifted, present, labels)
-    mean = shifted.double().numpy()[present, 0].mean(0)
-    np.testing.assert_allclose(inputs.mean.numpy(), mean, atol=1e-5)
-    x = shifted.double().numpy() - mean
-    x /= np.linalg.norm(x, axis=2, keepdims=True)
-    S = scatter_oracle(x[present], labels.products[present])
-    values, axes = np.linalg.eigh(S / (np.trace(S) / POOLED) + shrinkage * np.eye(POOLED))
-    A = shrinkage**0.5 * (axes * values**-0.5) @ axes.T
-    np.testing.assert_allclose(inputs.whitening(shrinkage).numpy(), A, atol=1e-5)
-    assert np.linalg.eigvalsh(A).max() <= 1
-    np.testing.assert_allclose(inputs.x.numpy(), x * present[:, None, None], atol=1e-5)
-    assert not inputs.x[torch.from_numpy(~present)].any()
-    nothing = Inputs(shifted, np.zeros(120, np.bool_), labels)
-    assert not nothing.mean.any()
-    assert not nothing.x.any()
-
-
-# The head.
 
 
 def test_without_whitening_the_own_subspaces_are_the_centred_inputs() -> None:
@@ -350,7 +209,7 @@ def test_the_heads_towers_are_the_trained_towers() -> None:
     assert trained[0].shape == (120, fit.shared_width)
     torch.testing.assert_close(cosines(*copied), cosines(*trained), atol=1e-4, rtol=0)
     assert cosines(*trained).std() > 0.1
-    assert module.linear_layers(start.picture.tower)[1].weight.abs().max() == 0  # the starting point is left alone
+    assert linear_layers(start.picture.tower)[1].weight.abs().max() == 0  # the starting point is left alone
     x = torch.cat([head.words(join_fields(pooled.words[:, 0], 0.6))[1], head.picture(pooled.picture[:, 0])[1]])
     assert np.linalg.matrix_rank(x.detach().numpy(), tol=1e-4) <= fit.shared_width
 
@@ -365,173 +224,6 @@ def test_a_head_of_any_width_is_whole(vector_width: int) -> None:
         for modality in MODALITIES:
             e = embed(head, pooled, modality, 1)
             np.testing.assert_allclose(np.linalg.norm(e, axis=1), 1, atol=1e-5)
-
-
-# The towers' training.
-
-
-@pytest.mark.parametrize("make_labels", [alone, categorised])
-def test_a_seed_decides_everything(make_labels: Callable[[int], Labels]) -> None:
-    pooled = without(make_pooled(), words=[3, 4, 9], picture=[5, 6])
-    heads = []
-    for seed in (0, 0, 1):
-        fit = Fit(make_start(pooled), pooled, make_labels(120))
-        fit.train_towers(replace(OPTIONS, steps=5), seed)
-        heads.append(fit.turn(fit.head(HeadSettings())))
-    assert same_state(heads[0], heads[1])
-    assert not same_state(heads[0], heads[2])
-
-
-def test_the_best_step_is_kept_and_can_be_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many steps without held-out listings give the same."""
-    found = iter([0.1, 0.4, 0.2, 0.3, 0.3])
-    monkeypatch.setattr(TowerTrainer, "validate", lambda *_: next(found))
-    pooled, held_out = make_pooled(16, noise=1.0), make_pooled(60, seed=1, noise=1.0)
-    options = replace(OPTIONS, steps=100, lr=0.02, dropout=0.0)
-    start = make_start(pooled)
-    fit, again, last = (Fit(start, pooled, alone(16)) for _ in range(3))
-    fit.train_towers(options, 0, held_out=unseen(held_out))
-    assert fit.num_steps == 40
-    again.train_towers(options, 0, steps=fit.num_steps)
-    last.train_towers(options, 0)
-    assert last.num_steps == 100
-    assert fit.towers is not None
-    assert again.towers is not None
-    assert last.towers is not None
-    assert same_state(fit.towers, again.towers)
-    assert not same_state(fit.towers, last.towers)
-
-
-@pytest.mark.parametrize("patience", [20, 60])
-def test_training_ends_after_so_many_steps_without_a_better_one(patience: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    values, asked = [0.1, 0.3, 0.2, 0.3, 0.1, 0.4, 0.1, 0.1, 0.1, 0.5], list[float]()
-
-    def validate(_: TowerTrainer, __: Unseen) -> float:
-        asked.append(values[len(asked)])
-        return asked[-1]
-
-    monkeypatch.setattr(TowerTrainer, "validate", validate)
-    monkeypatch.setattr(module, "PATIENCE", patience)
-    pooled = make_pooled(16)
-    fit = Fit(make_start(pooled), pooled, alone(16))
-    fit.train_towers(replace(OPTIONS, steps=195), 0, held_out=unseen(pooled))
-    assert fit.num_steps == 40
-    assert len(asked) == {20: 3, 60: 5}[patience]  # an equal value is no better one
-
-
-def test_the_last_step_is_asked_about_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = list[int]()
-
-    def validate(_: TowerTrainer, __: Unseen) -> float:
-        calls.append(1)
-        return 0.1 * len(calls)
-
-    monkeypatch.setattr(TowerTrainer, "validate", validate)
-    pooled = make_pooled(16)
-    fit = Fit(make_start(pooled), pooled, alone(16))
-    fit.train_towers(replace(OPTIONS, steps=50), 0, held_out=unseen(pooled))
-    assert len(calls) == 3
-    assert fit.num_steps == 50
-
-
-def test_validation_measures_the_towers_of_the_head() -> None:
-    """The mean reciprocal rank of the own picture and of the own words in the head's shared subspace, which reads
-    held-out listings as it was fitted to read: theirs are centred as those that it learned from."""
-    pooled, held_out = make_pooled(noise=0.5), without(make_pooled(60, seed=1, noise=0.5), words=[2], picture=[7, 8])
-    fit = Fit(make_start(pooled), pooled, alone(120))
-    fit.train_towers(OPTIONS, 0)
-    assert fit.towers is not None
-    head = fit.head(HeadSettings())
-    words, picture = embed(head, held_out, "words", 0), embed(head, held_out, "picture", 0)
-    both = held_out.has_words & held_out.has_picture
-    assert unseen(held_out).rows.tolist() == np.flatnonzero(both).tolist()
-    similar = words[both] @ picture[both].T  # without categories words and pictures meet in the shared subspace only
-    trainer = TowerTrainer(fit.towers, fit, OPTIONS, 0)
-    for products in (np.arange(60), np.arange(60) // 3):
-        same = products[both][:, None] == products[both]
-        ranks = [1 + (row > row[same[i]].max()).sum() for side in (similar, similar.T) for i, row in enumerate(side)]
-        expected = float(np.mean(1 / np.array(ranks)))
-        assert 0.1 < expected < 0.99
-        assert trainer.validate(Unseen(held_out, products)) == pytest.approx(expected, abs=1e-6)
-
-
-def test_held_out_listings_without_a_pair_choose_no_step() -> None:
-    pooled, rows = make_pooled(16), [*range(8)]
-    held_out = without(make_pooled(8, seed=1), words=rows, picture=[])
-    fits = [Fit(make_start(pooled), pooled, alone(16)) for _ in range(2)]
-    for fit, asked in zip(fits, (unseen(held_out), None), strict=True):
-        fit.train_towers(replace(OPTIONS, steps=30), 0, held_out=asked)
-        assert fit.num_steps == 30
-        assert fit.towers is not None
-    assert same_state(*(fit.towers for fit in fits if fit.towers is not None))
-
-
-@pytest.mark.parametrize("make_labels", [alone, categorised])
-@pytest.mark.parametrize("num_pairs", [0, 1, 2, 9])
-def test_few_listings_that_have_both(make_labels: Callable[[int], Labels], num_pairs: int) -> None:
-    """Batches of 8 of 40 listings mostly hold no pair, or one: there is nothing to tell apart, and nothing breaks."""
-    pooled = without(make_pooled(40), words=[*range(num_pairs, 20)], picture=[*range(20, 40)])
-    fit = make_fit(pooled, make_labels(40), replace(OPTIONS, batch_size=8, steps=10))
-    assert (fit.towers is None) == (num_pairs < 2)
-    head = fit.turn(fit.head(HeadSettings()))
-    assert all(tensor.isfinite().all() for tensor in head.state_dict().values())
-    assert (np.linalg.norm(embed(head, pooled, "both", 0), axis=1) > 0.99).all()
-
-
-@pytest.mark.parametrize("lacking", ["words", "picture"])
-def test_a_catalogue_of_one_modality(lacking: str) -> None:
-    rows = [*range(40)]
-    pooled = without(make_pooled(40), *((rows, []) if lacking == "words" else ([], rows)))
-    for labels in (alone(40), categorised(40)):
-        fit = make_fit(pooled, labels, replace(OPTIONS, steps=5))
-        assert fit.towers is None  # nothing to meet
-        assert fit.num_steps == 0
-        head = fit.turn(fit.head(HeadSettings()))
-        assert (head.weights[:, 4] > 0).tolist() == [bool(labels.levels)] * 2
-        assert (np.linalg.norm(embed(head, pooled, "both", 0), axis=1) > 0.99).all()
-
-
-def trainer_of(pooled: Pooled, labels: Labels, options: AlignOptions = OPTIONS) -> TowerTrainer:
-    fit = Fit(make_start(pooled), pooled, labels)
-    towers = torch.nn.ModuleList(module.make_tower(part.x.shape[-1], 16, 0.0) for part in fit.parts)
-    return TowerTrainer(towers, fit, options, 0)
-
-
-def test_a_batch_is_of_single_rows_and_of_hard_negatives() -> None:
-    labels = replace(alone(400), leaves=np.arange(400) % 100)
-    trainer = trainer_of(make_pooled(400), labels, replace(OPTIONS, batch_size=40))
-    chance, found = [], []
-    for _ in range(10):
-        rows = trainer.draw_rows()
-        assert len(rows) == len(set(rows.tolist())) == 40
-        found.append(np.isin(rows[20:] % 100, rows[:20] % 100).mean())
-        chance.append(np.isin(trainer.rng.permutation(400)[:20] % 100, rows[:20] % 100).mean())
-    assert np.mean(found) > 0.9 > 0.5 > np.mean(chance)
-    assert sorted(trainer_of(make_pooled(12), categorised(12)).draw_rows().tolist()) == [*range(12)]
-
-
-def test_the_same_product_and_the_same_words_are_no_negatives() -> None:
-    pooled = make_pooled(6)
-    pooled.words[4] = pooled.words[0]
-    labels = replace(alone(6), products=np.array([0, 1, 1, 3, 4, 5]))
-    found = TowerTrainer.indistinct(Fit(make_start(pooled), pooled, labels), np.array([0, 1, 2, 3, 4]))
-    expected = np.eye(5, dtype=np.bool_)
-    expected[[1, 2, 0, 4], [2, 1, 4, 0]] = True
-    np.testing.assert_array_equal(found.numpy(), expected)
-
-
-def test_training_lowers_the_loss_and_reaches_every_parameter() -> None:
-    pooled = without(make_pooled(), words=[3], picture=[4])
-    trainer = trainer_of(pooled, categorised(120))
-    before = {name: tensor.clone() for name, tensor in trainer.towers.state_dict().items()}
-    rows = np.arange(120)
-    with torch.no_grad():
-        first = np.mean([trainer.loss(rows).item() for _ in range(5)])
-    trainer.run(None, 40)
-    with torch.no_grad():
-        last = np.mean([trainer.loss(rows).item() for _ in range(5)])
-    assert last < 0.9 * first
-    assert not any(torch.equal(before[name], tensor) for name, tensor in trainer.towers.state_dict().items())
 
 
 # What it is for.
