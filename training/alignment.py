@@ -25,7 +25,7 @@ from training.config import AlignOptions
 from training.inputs import TITLE_WEIGHT, Inputs, Parts, Unseen
 from training.labels import Labels
 from training.pooled import Pooled, embed
-from training.towers import TowerTrainer, linear_layers, make_tower
+from training.towers import linear_layers, train_towers
 
 SOFTENING = 2.0  # of the categories' logits: those of listings that were learned from are too sure
 CATEGORY_WIDTH = 64  # dimensions of the categories, at most
@@ -84,15 +84,12 @@ class Fit:
         self.num_steps = 0
 
     def train_towers(self, options: AlignOptions, seed: int, held_out: Unseen | None = None, steps: int = 0) -> None:
-        """Trains the towers, where at least two listings have words and a picture; keeps their best step on held-out
+        """Trains the towers, where at least two listings have words and a picture; keeps their best steps on held-out
         listings (None: the last of `steps`)."""
         if self.parts.paired.sum() < 2:
             return
-        torch.manual_seed(seed)
-        towers = nn.ModuleList(make_tower(part.x.shape[-1], self.shared_width, options.dropout) for part in self.parts)
-        trainer = TowerTrainer(towers, self.parts, self.labels, options, seed)
-        self.num_steps = trainer.run(held_out, steps or options.steps)
-        self.towers = towers.eval()
+        given = self.parts, self.labels, self.shared_width, options, seed, held_out, steps or options.steps
+        self.towers, self.num_steps = train_towers(*given)
 
     def categories(self, names: float) -> Categories:
         """The categories where their names weigh so much (`HeadSettings`)."""

@@ -1,8 +1,12 @@
-"""Two towers: networks in which the words and the picture of a listing meet, trained by InfoNCE between them."""
+"""Two towers: networks in which the words and the picture of a listing meet, trained by InfoNCE between them.
+
+A catalogue is small enough to be overfitted, so several narrow pairs are trained apart and put side by side.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +16,7 @@ from torch import Tensor, nn
 
 from item.evaluation.retrieval import same_product
 from item.model.contrast import info_nce
-from item.model.vector import TOWER_WIDTH, join_fields
+from item.model.vector import TOWER_WIDTH, components, join_fields
 from item.progress import Progress
 from training.categories import UNCHANGED
 from training.config import AlignOptions
@@ -20,18 +24,66 @@ from training.inputs import TITLE_WEIGHT, Parts, Unseen
 from training.labels import Labels
 
 SCALE = 20.0  # of InfoNCE's cosines; a larger one draws them together, and the categories drown them
+NUM_TOWERS = 4  # of either modality, trained apart; together they have the head's hidden units
 VALIDATE_EVERY = 20  # steps
 PATIENCE = 200  # steps without a better one, then training ends
 
 
-def make_tower(width: int, width_out: int, dropout: float) -> nn.Sequential:
+def train_towers(
+    parts: Parts, labels: Labels, width: int, options: AlignOptions, seed: int, held_out: Unseen | None, steps: int
+) -> tuple[nn.ModuleList, int]:
+    """At most `steps` steps, on listings of which at least two have words and a picture.
+
+    Returns:
+        The towers of words and picture, with `width` outputs, and the mean number of steps that the pairs took, each to
+        its best one on the held-out listings (None: the last).
+    """
+    trained, num_steps = list[nn.ModuleList](), list[int]()
+    for seed_of_pair in range(NUM_TOWERS * seed, NUM_TOWERS * (seed + 1)):
+        torch.manual_seed(seed_of_pair)
+        pair = nn.ModuleList(
+            make_tower(part.x.shape[-1], TOWER_WIDTH // NUM_TOWERS, width, options.dropout) for part in parts
+        )
+        trainer = TowerTrainer(pair, parts, labels, options, seed_of_pair)
+        num_steps.append(trainer.run(held_out, steps))
+        trained.append(pair.eval())
+    return side_by_side(trained, parts, width), round(sum(num_steps) / NUM_TOWERS)
+
+
+@torch.no_grad()
+def side_by_side(trained: Sequence[nn.ModuleList], parts: Parts, width: int) -> nn.ModuleList:
+    """Several pairs of towers as one: their hidden units side by side, and of their outputs, each over its mean norm,
+    the `width` principal directions over the listings that have words and a picture."""
+    seen = [part.x[torch.from_numpy(parts.paired), 0] for part in parts]
+    outputs = [[pair[i](x) for pair in trained] for i, x in enumerate(seen)]
+    norms = [[output.norm(dim=1).mean().clamp(min=1e-12) for output in of_part] for of_part in outputs]
+    joined = [
+        torch.cat([x / norm for x, norm in zip(*one, strict=True)], dim=1) for one in zip(outputs, norms, strict=True)
+    ]
+    directions = components(torch.cat([F.normalize(x, dim=1) for x in joined]))[:width]
+    directions = F.pad(directions, (0, 0, 0, width - len(directions)))  # there are few of very few listings
+    merged = nn.ModuleList()
+    for i, x in enumerate(seen):
+        first, last = zip(*(linear_layers(pair[i]) for pair in trained), strict=True)
+        tower = make_tower(x.shape[1], sum(layer.out_features for layer in first), width, 0.0)
+        into, out = linear_layers(tower)
+        into.weight.copy_(torch.cat([layer.weight for layer in first]))
+        into.bias.copy_(torch.cat([layer.bias for layer in first]))
+        turns = [turn / norm for turn, norm in zip(torch.split(directions, width, dim=1), norms[i], strict=True)]
+        out.weight.copy_(torch.cat([turn @ layer.weight for turn, layer in zip(turns, last, strict=True)], dim=1))
+        out.bias.copy_(torch.cat(turns, dim=1) @ torch.cat([layer.bias for layer in last]))
+        merged.append(tower)
+    return merged.eval()
+
+
+def make_tower(width: int, hidden: int, width_out: int, dropout: float) -> nn.Sequential:
     """Two layers with GELU between them; dropout before each while training."""
     return nn.Sequential(
         nn.Dropout(dropout),
-        nn.Linear(width, TOWER_WIDTH),
+        nn.Linear(width, hidden),
         nn.GELU(),
         nn.Dropout(dropout),
-        nn.Linear(TOWER_WIDTH, width_out),
+        nn.Linear(hidden, width_out),
     )
 
 
@@ -41,7 +93,7 @@ def linear_layers(tower: nn.Module) -> list[nn.Linear]:
 
 
 class TowerTrainer:
-    """Trains two towers on one set of listings."""
+    """Trains one pair of towers on one set of listings."""
 
     def __init__(self, towers: nn.ModuleList, parts: Parts, labels: Labels, options: AlignOptions, seed: int) -> None:
         self.towers, self.parts, self.labels, self.options = towers, parts, labels, options

@@ -26,7 +26,7 @@ from training.config import AlignOptions
 from training.inputs import Unseen
 from training.labels import Labels
 from training.pooled import Pooled, embed
-from training.towers import TowerTrainer, make_tower
+from training.towers import TowerTrainer, linear_layers, make_tower, side_by_side
 
 
 @pytest.mark.parametrize("make_labels", [alone, categorised])
@@ -43,7 +43,7 @@ def test_a_seed_decides_everything(make_labels: Callable[[int], Labels]) -> None
 
 def test_the_best_step_is_kept_and_can_be_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many steps without held-out listings give the same."""
-    found = iter([0.1, 0.4, 0.2, 0.3, 0.3])
+    found = iter([0.1, 0.4, 0.2, 0.3, 0.3] * module.NUM_TOWERS)
     monkeypatch.setattr(TowerTrainer, "validate", lambda *_: next(found))
     pooled, held_out = make_pooled(16, noise=1.0), make_pooled(60, seed=1, noise=1.0)
     options = replace(OPTIONS, steps=100, lr=0.02, dropout=0.0)
@@ -64,6 +64,7 @@ def test_the_best_step_is_kept_and_can_be_trained_again(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("patience", [20, 60])
 def test_training_ends_after_so_many_steps_without_a_better_one(patience: int, monkeypatch: pytest.MonkeyPatch) -> None:
     values, asked = [0.1, 0.3, 0.2, 0.3, 0.1, 0.4, 0.1, 0.1, 0.1, 0.5], list[float]()
+    monkeypatch.setattr(module, "NUM_TOWERS", 1)
 
     def validate(_: TowerTrainer, __: Unseen) -> float:
         asked.append(values[len(asked)])
@@ -86,6 +87,7 @@ def test_the_last_step_is_asked_about_too(monkeypatch: pytest.MonkeyPatch) -> No
         return 0.1 * len(calls)
 
     monkeypatch.setattr(TowerTrainer, "validate", validate)
+    monkeypatch.setattr(module, "NUM_TOWERS", 1)
     pooled = make_pooled(16)
     fit = Fit(make_start(pooled), pooled, alone(16))
     fit.train_towers(replace(OPTIONS, steps=50), 0, held_out=unseen(pooled))
@@ -150,9 +152,52 @@ def test_a_catalogue_of_one_modality(lacking: str) -> None:
         assert (np.linalg.norm(embed(head, pooled, "both", 0), axis=1) > 0.99).all()
 
 
+@pytest.mark.parametrize("width", [16, 400])
+def test_towers_side_by_side_equal_their_definition(width: int) -> None:
+    """In numpy float64: outputs over their mean norm, side by side, on their principal directions, of which there may
+    be fewer than dimensions."""
+    pooled = without(make_pooled(noise=0.5), words=[1], picture=[2])
+    parts = Fit(make_start(pooled), pooled, alone(120)).parts
+    torch.manual_seed(0)
+    towers = [[make_tower(part.x.shape[-1], 24, width, 0.0) for part in parts] for _ in range(3)]
+    with torch.no_grad():
+        linear_layers(towers[0][0])[1].weight.mul_(9)  # says no more for being longer
+        outputs = [
+            [tower(part.x[:, 0]).double().numpy() for tower in of]
+            for of, part in zip(zip(*towers, strict=True), parts, strict=True)
+        ]
+        merged = side_by_side([torch.nn.ModuleList(pair) for pair in towers], parts, width)
+        found = [tower(part.x[:, 0]).double().numpy() for tower, part in zip(merged, parts, strict=True)]
+    assert parts.paired.sum() == 118
+    joined = [np.hstack([x / np.linalg.norm(x[parts.paired], axis=1).mean() for x in of_part]) for of_part in outputs]
+    units = np.vstack([x[parts.paired] / np.linalg.norm(x[parts.paired], axis=1, keepdims=True) for x in joined])
+    directions = np.linalg.svd(units, full_matrices=False)[2][:width].T
+    for i, k in ((0, 0), (0, 1), (1, 1)):
+        expected = joined[i] @ directions @ directions.T @ joined[k].T
+        np.testing.assert_allclose(found[i] @ found[k].T, expected, atol=1e-4)
+    assert found[0].shape == (120, width)
+
+
+def test_pairs_of_towers_are_trained_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From values and on batches of their own, whatever the seed; each to its own best step."""
+    pooled, drawn, best = make_pooled(40), list[tuple[bytes, bytes]](), iter([*range(8)])
+
+    def run(trainer: TowerTrainer, held_out: Unseen | None, steps: int) -> int:
+        drawn.append(
+            (linear_layers(trainer.towers)[0].weight.detach().numpy().tobytes(), trainer.draw_rows().tobytes())
+        )
+        return steps + next(best)
+
+    monkeypatch.setattr(TowerTrainer, "run", run)
+    fit = make_fit(pooled, alone(40), replace(OPTIONS, batch_size=20, steps=10))
+    assert fit.num_steps == 12  # the mean of 10, 11, 12 and 13
+    fit.train_towers(replace(OPTIONS, batch_size=20), 1)
+    assert [len({one[i] for one in drawn}) for i in range(2)] == [8, 8]
+
+
 def trainer_of(pooled: Pooled, labels: Labels, options: AlignOptions = OPTIONS) -> TowerTrainer:
     fit = Fit(make_start(pooled), pooled, labels)
-    towers = torch.nn.ModuleList(make_tower(part.x.shape[-1], 16, 0.0) for part in fit.parts)
+    towers = torch.nn.ModuleList(make_tower(part.x.shape[-1], 32, 16, 0.0) for part in fit.parts)
     return TowerTrainer(towers, fit.parts, labels, options, 0)
 
 
