@@ -85,7 +85,7 @@ def summary(folder: Path, variant: Variant) -> str:
                 f"cosine {loss['cosine_mean']:.5f} (least {loss['cosine_min']:.5f}), {loss['listings']:,} listings"
             )
             if variant.runtime == "onnxruntime":  # the others are for a GPU, and were measured without
-                lines[-1] += f", {loss['speed']:.2f} of full precision's speed here"
+                lines[-1] += f", {loss['speed']:.2f} of the speed of {variant.measured['beside']} here"
     if variant.space == variant.model_space:
         lines.append("space     the model's own: it serves the model's indexes")
     else:

@@ -104,25 +104,26 @@ class Exporter:
         kinds = kinds or list(self.calibration)  # a catalogue without words never enters them
         stem, of_stem = self.quantised_stem()
         self.write_graphs(folder, stem, QuantisedLinears(fit_layers(self.model, kinds)))
-        losses = self.losses(OnnxRunner(folder, "int8", self.config))
-        measured = {"calibrated_on": len(self.calibration), **of_losses(losses)}
+        losses, beside = self.losses(OnnxRunner(folder, "int8", self.config))
+        measured = {"calibrated_on": len(self.calibration), "beside": beside, **of_losses(losses)}
         method = f"W8A8 of the layers, static scales, smoothed, outliers apart; {of_stem}; the vector head in float32"
         return self.variant(folder, name, "int8", method, measured, same_space=keeps_space(losses))
 
     def write_half(self, folder: Path, *, name: str) -> Variant:
         """The model under torch's autocast: no files of its own."""
         assert name in PRECISIONS
-        losses = self.losses(TorchRunner.load(self.folder, "cpu", name, None))
+        losses, beside = self.losses(TorchRunner.load(self.folder, "cpu", name, None))
         method = f"torch, {name} in stem and layers; the vector head in float32"
-        return self.variant(folder, name, name, method, of_losses(losses), same_space=keeps_space(losses))
+        measured = {"beside": beside, **of_losses(losses)}
+        return self.variant(folder, name, name, method, measured, same_space=keeps_space(losses))
 
-    def losses(self, runner: OnnxRunner | TorchRunner) -> dict[Modality, Loss]:
-        """What a runner of this model loses against full precision."""
+    def losses(self, runner: OnnxRunner | TorchRunner) -> tuple[dict[Modality, Loss], str]:
+        """What a runner of this model loses against full precision, and the name of the engine of that."""
         try:
             full = load_engine(self.folder, "cpu")
         except ModelError:  # an fp32 variant of another model, or damaged
             full = load_engine(self.folder, "cpu", variant="torch")
-        return measure_loss(self.engine(runner), full, self.measured)
+        return measure_loss(self.engine(runner), full, self.measured), full.name
 
     def engine(self, runner: OnnxRunner | TorchRunner) -> Engine:
         """An engine of this model around a runner."""

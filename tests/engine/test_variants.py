@@ -249,7 +249,8 @@ def test_graphs_say_which_model_they_are_of(folder: Path, name: str) -> None:
 
 def test_half_precision_has_no_files_of_its_own(copy: Path, catalog_folder: Path, listings: list[Listing]) -> None:
     assert main(["--model", str(copy), "--variant", "bf16", "--catalog", str(catalog_folder)]) == 0
-    assert find_variant(copy, "bf16")[1].files == {}
+    made = find_variant(copy, "bf16")[1]
+    assert (made.files, made.measured["beside"]) == ({}, "onnxruntime cpu float32")
     engine = load_engine(copy, "cpu", variant="bf16")
     assert (engine.name, engine.variant) == ("torch cpu bf16", "bf16")
     expected = load_engine(copy, "cpu").encode(listings).vectors
@@ -431,8 +432,15 @@ def test_an_export_takes_the_place_of_the_one_before(copy: Path, catalog_folder:
     assert Variant.load(place).measured["words"]["listings"] <= 20 < before.measured["words"]["listings"]
 
 
-def test_what_was_made_is_said(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_what_was_made_is_said(
+    folder: Path, catalog_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A speed beside the engine that serves the model without the variant."""
     copy = shutil.copytree(folder, tmp_path / "model")
+    shutil.rmtree(copy / "variants")
+    command = ["--model", str(copy), "--catalog", str(catalog_folder), "--listings", "20"]
+    assert main([*command, "--variant", "int8"]) == 0
+    assert "of the speed of torch cpu float32 here" in capsys.readouterr().out
     assert main(["--model", str(copy), "--variant", "fp32"]) == 0
     said = capsys.readouterr().out
     assert f"variant   {copy / 'variants' / 'fp32'}" in said
