@@ -48,6 +48,7 @@ from training.order import permutation
 from training.pooled import Pooled, pool_listings, pool_names
 from training.pretrain import claim_folder, read_split
 from training.start import load_start, make_model, make_preprocessor
+from training.towers import Recipe
 
 FEW = 500  # listings; where val has fewer, train and val are held out in folds
 NUM_FOLDS = 4
@@ -117,11 +118,11 @@ def align_head(
     listings = [*train, *val]
     products, categories = [product_of(one) for one in listings], [one.category for one in listings]
 
-    def fit_on(rows: npt.NDArray[np.intp], held_out: Unseen | None, steps: int = 0) -> Fit:
+    def fit_on(rows: npt.NDArray[np.intp], held_out: Unseen | None, recipe: Recipe | None = None) -> Fit:
         labels = number_labels([categories[row] for row in rows], [products[row] for row in rows], options)
         of_names = torch.stack([names[path] for path in labels.paths]) if labels.paths else None
         fit = Fit(start, pooled[rows], labels, of_names)
-        fit.train_towers(options, seed, held_out, steps)
+        fit.train_towers(options, seed, held_out, recipe)
         return fit
 
     numbers = np.unique(products, return_inverse=True)[1]
@@ -147,7 +148,8 @@ def align_head(
         return Aligned(head=start, verdict=verdict, settings=asdict(settings))
     fit = fits[0]
     if len(fits) > 1:
-        fit = fit_on(np.arange(len(train)), None, round(float(np.mean([fold.num_steps for fold in fits]))))
+        recipes = [fold.recipe for fold in fits if fold.recipe is not None]
+        fit = fit_on(np.arange(len(train)), None, Recipe.of_folds(recipes) if recipes else None)
     return Aligned(head=fit.turn(fit.head(settings)), verdict=verdict, settings=asdict(settings))
 
 

@@ -25,7 +25,7 @@ from training.config import AlignOptions
 from training.inputs import TITLE_WEIGHT, Inputs, Parts, Unseen
 from training.labels import Labels
 from training.pooled import Pooled, embed
-from training.towers import linear_layers, train_towers
+from training.towers import Recipe, linear_layers, train_towers
 
 SOFTENING = 2.0  # of the categories' logits: those of listings that were learned from are too sure
 CATEGORY_WIDTH = 64  # dimensions of the categories, at most
@@ -81,15 +81,16 @@ class Fit:
         if names is not None:
             self.names = self.words.centre(join_fields(names, TITLE_WEIGHT)) * names.flatten(1).any(dim=1)[:, None]
         self.known: dict[float, Categories] = {}  # the choice of settings asks for the same ones again
-        self.num_steps = 0
+        self.recipe: Recipe | None = None  # of the towers
 
-    def train_towers(self, options: AlignOptions, seed: int, held_out: Unseen | None = None, steps: int = 0) -> None:
-        """Trains the towers, where at least two listings have words and a picture; keeps their best steps on held-out
-        listings (None: the last of `steps`)."""
-        if self.parts.paired.sum() < 2:
-            return
-        given = self.parts, self.labels, self.shared_width, options, seed, held_out, steps or options.steps
-        self.towers, self.num_steps = train_towers(*given)
+    def train_towers(
+        self, options: AlignOptions, seed: int, held_out: Unseen | None = None, recipe: Recipe | None = None
+    ) -> None:
+        """Trains the towers as `training.towers.train_towers` says, where at least two listings have words and a
+        picture."""
+        if self.parts.paired.sum() >= 2:
+            given = self.parts, self.labels, self.shared_width, options, seed, held_out, recipe
+            self.towers, self.recipe = train_towers(*given)
 
     def categories(self, names: float) -> Categories:
         """The categories where their names weigh so much (`HeadSettings`)."""

@@ -157,7 +157,7 @@ class AlignOptions:
     views: drawn views of each listing; None: as many as `pictures` allows, 1 to 8.
     pictures: about how many pictures pass through the stem, views among them: the time that a run takes.
     max_listings: of the training split that are learned from, drawn with the run's seed.
-    steps, batch_size: of the towers, at most; the best step on held-out listings is kept.
+    steps, batch_size: of the towers, at most; the best step on held-out listings is kept. 0: as they begin.
     categories, groups: whether the labels that the catalogue has are learned from.
     spelling: whether the vector may read how words are spelled.
     """
@@ -176,8 +176,9 @@ class AlignOptions:
 
     def __post_init__(self) -> None:
         require(self.views is None or 1 <= self.views <= 64, "align.views", self.views, "must be from 1 to 64")
-        for name in ("pictures", "max_listings", "steps"):
+        for name in ("pictures", "max_listings"):
             require(getattr(self, name) >= 1, f"align.{name}", getattr(self, name), "must be at least 1")
+        require(self.steps >= 0, "align.steps", self.steps, "must not be negative")
         require(self.batch_size >= 2, "align.batch_size", self.batch_size, "must be at least 2")
         require(self.lr > 0, "align.lr", self.lr, "must be above 0")
         require(self.weight_decay >= 0, "align.weight_decay", self.weight_decay, "must not be negative")

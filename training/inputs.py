@@ -100,7 +100,13 @@ def within_scatter(x: Tensor, products: npt.NDArray[np.int64]) -> Tensor:
 
 
 def _scatter(differences: Tensor) -> Tensor:
-    scatter = torch.zeros(differences.shape[1], differences.shape[1], dtype=torch.float64)
-    for block in torch.split(differences, 4096):
-        scatter += block.double().T @ block.double()
+    scatter = second_moment(differences)
     return scatter / scatter.trace().clamp(min=1e-12)
+
+
+def second_moment(x: Tensor) -> Tensor:
+    """(n, F) -> (F, F) float64: the mean of x x^T, zeros of nothing."""
+    moment = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+    for block in torch.split(x, 4096):
+        moment += block.double().T @ block.double()
+    return moment / max(1, len(x))

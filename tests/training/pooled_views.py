@@ -16,6 +16,7 @@ from training.config import AlignOptions
 from training.inputs import Unseen
 from training.labels import UNKNOWN, Labels
 from training.pooled import Pooled
+from training.towers import Recipe
 
 WIDTH, POOLED, VECTOR = 12, 10, 48
 OPTIONS = AlignOptions(steps=40, batch_size=64, dropout=0.1)
@@ -94,8 +95,9 @@ def unseen(pooled: Pooled) -> Unseen:
 
 
 def make_fit(pooled: Pooled, labels: Labels, options: AlignOptions = OPTIONS) -> Fit:
+    """With towers that were trained to the last step."""
     fit = Fit(make_start(pooled), pooled, labels)
-    fit.train_towers(options, 0)
+    fit.train_towers(options, 0, recipe=Recipe(steps=options.steps))
     return fit
 
 

@@ -42,6 +42,7 @@ from training.guard import Values, Verdict, judge
 from training.inputs import Unseen
 from training.pooled import Pooled, Pooler, embed
 from training.pretrain import main as pretrain
+from training.towers import Recipe
 
 SMALL = """
 model: {width: 32, num_layers: 2, num_heads: 4, mlp_width: 64, vocab_size: 200, max_words: 12, picture_size: 32,
@@ -328,12 +329,12 @@ def test_a_fold_is_never_learned_from_before_it_is_asked(
     start.fit(pooled.words[:, 0], pooled.picture[:, 0], 0.5, whiten=False)
     paths = {one.category[:depth] for one in listings for depth in range(1, 1 + len(one.category))}
     names = {path: torch.from_numpy(rng.normal(size=(2, 8))).float() for path in sorted(paths)}
-    learned, asked = list[tuple[Pooled, Unseen | None, int, int]](), list[str]()
+    learned, asked = list[tuple[Pooled, Unseen | None, Recipe | None, Recipe | None]](), list[str]()
     learn = Fit.train_towers
 
-    def noted(fit: Fit, options: AlignOptions, seed: int, held_out: Unseen | None = None, steps: int = 0) -> None:
-        learn(fit, options, seed, held_out, steps)
-        learned.append((fit.pooled, held_out, steps, fit.num_steps))
+    def noted(fit: Fit, options: AlignOptions, seed: int, held_out: Unseen | None, recipe: Recipe | None) -> None:
+        learn(fit, options, seed, held_out, recipe)
+        learned.append((fit.pooled, held_out, recipe, fit.recipe))
 
     def agreed(before: Mapping[str, Values], after: Mapping[str, Values], products: Sequence[str]) -> Verdict:
         asked.extend(products)
@@ -352,14 +353,14 @@ def test_a_fold_is_never_learned_from_before_it_is_asked(
     folds = learned if few == 4 else learned[:-1]
     told = [rows(held_out.pooled) for _, held_out, _, _ in folds if held_out is not None]
     assert told == [fold.tolist() for fold in hold_out(train, val)]
-    for (known, _, steps, _), fold in zip(folds, told, strict=True):
+    for (known, _, recipe, _), fold in zip(folds, told, strict=True):
         assert sorted([*rows(known), *fold]) == list(range(40))
-        assert steps == 0
+        assert recipe is None
     assert asked == [product_of([*train, *val][row]) for fold in told for row in fold]
     if few == FEW:
-        known, held_out, steps, _ = learned[-1]
+        known, held_out, recipe, _ = learned[-1]
         assert (len(told), rows(known), held_out) == (NUM_FOLDS, list(range(36)), None)
-        assert steps == round(float(np.mean([num_steps for _, _, _, num_steps in folds])))
+        assert recipe == Recipe.of_folds([found for _, _, _, found in folds if found is not None])
     else:
         assert told == [list(range(36, 40))]
     e = embed(head, pooled[np.arange(36)], "both", 0).astype(np.float64)
@@ -476,7 +477,7 @@ def test_unreadable_listings_are_left_out_and_written_down(
         (["--device", "tpu"], "device: 'tpu' is none of"),
         (["align.views=0"], "align.views: 0 must be from 1 to 64"),
         (["align.views=65"], "align.views: 65 must be from 1 to 64"),
-        (["align.steps=0"], "align.steps: 0 must be at least 1"),
+        (["align.steps=-1"], "align.steps: -1 must not be negative"),
         (["align.batch_size=1"], "align.batch_size: 1 must be at least 2"),
         (["align.dropout=1"], "align.dropout: 1.0 must be in [0, 1)"),
         (["align.view=3"], "align.view: no such setting; did you mean views?"),

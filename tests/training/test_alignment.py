@@ -279,7 +279,7 @@ def test_spelling_is_compared_where_words_are() -> None:
 
 
 def test_categories_bring_words_and_pictures_of_a_kind_together() -> None:
-    """Words of unseen listings find pictures of their category, which the towers have no need to learn."""
+    """Words of unseen listings find pictures of their category, without the towers."""
     num, rng = 240, np.random.default_rng(0)
     kind = np.arange(num) % 4
     centres = rng.normal(size=(4, WIDTH)), rng.normal(size=(4, POOLED))
@@ -291,7 +291,7 @@ def test_categories_bring_words_and_pictures_of_a_kind_together() -> None:
     labels = replace(alone(120), categories=kind[:120, None], levels=(4,), leaves=kind[:120])
     fit, found = make_fit(known, labels), []
     for category_alone in (0.0, 0.4):
-        head = fit.head(HeadSettings(category_alone=category_alone))
+        head = fit.head(HeadSettings(shared_alone=0.0, category_alone=category_alone))
         similar = embed(head, asked, "words", 0) @ embed(head, asked, "picture", 0).T
         found.append((kind[120:][similar.argmax(1)] == kind[120:]).mean())
-    assert found[1] > max(found[0], 0.8), found
+    assert found[0] < 0.5 < 0.9 < found[1], found

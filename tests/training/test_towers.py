@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy.linalg import sqrtm
 
+from item.model.vector import TOWER_WIDTH
 from tests.training.pooled_views import (
     OPTIONS,
     alone,
@@ -26,7 +29,7 @@ from training.config import AlignOptions
 from training.inputs import Unseen
 from training.labels import Labels
 from training.pooled import Pooled, embed
-from training.towers import TowerTrainer, linear_layers, make_tower, side_by_side
+from training.towers import Recipe, TowerTrainer, linear_tower, make_tower, train_towers
 
 
 @pytest.mark.parametrize("make_labels", [alone, categorised])
@@ -35,64 +38,135 @@ def test_a_seed_decides_everything(make_labels: Callable[[int], Labels]) -> None
     heads = []
     for seed in (0, 0, 1):
         fit = Fit(make_start(pooled), pooled, make_labels(120))
-        fit.train_towers(replace(OPTIONS, steps=5), seed)
+        fit.train_towers(OPTIONS, seed, recipe=Recipe(steps=5))
         heads.append(fit.turn(fit.head(HeadSettings())))
     assert same_state(heads[0], heads[1])
     assert not same_state(heads[0], heads[2])
 
 
-def test_the_best_step_is_kept_and_can_be_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many steps without held-out listings give the same."""
-    found = iter([0.1, 0.4, 0.2, 0.3, 0.3] * module.NUM_TOWERS)
-    monkeypatch.setattr(TowerTrainer, "validate", lambda *_: next(found))
+def told(monkeypatch: pytest.MonkeyPatch, values: Iterable[float]) -> list[float]:
+    """Has the validation say these, first of each shrinkage, then of the chosen one at its start and as it is trained;
+    returns those that were asked for."""
+    coming, asked = iter(values), list[float]()
+
+    def validate(_: TowerTrainer, __: Unseen) -> float:
+        asked.append(next(coming))
+        return asked[-1]
+
+    monkeypatch.setattr(TowerTrainer, "validate", validate)
+    monkeypatch.setattr(module, "SHRINKAGES", (1.0, 4.0, 9.0))
+    return asked
+
+
+def test_the_best_beginning_and_step_are_kept_and_can_be_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same recipe without held-out listings gives the same."""
     pooled, held_out = make_pooled(16, noise=1.0), make_pooled(60, seed=1, noise=1.0)
     options = replace(OPTIONS, steps=100, lr=0.02, dropout=0.0)
-    start = make_start(pooled)
-    fit, again, last = (Fit(start, pooled, alone(16)) for _ in range(3))
+    fit, again, other = (Fit(make_start(pooled), pooled, alone(16)) for _ in range(3))
+    asked = told(monkeypatch, [0.1, 0.2, 0.1, 0.2, 0.1, 0.4, 0.2, 0.3, 0.3])
     fit.train_towers(options, 0, held_out=unseen(held_out))
-    assert fit.num_steps == 40
-    again.train_towers(options, 0, steps=fit.num_steps)
-    last.train_towers(options, 0)
-    assert last.num_steps == 100
+    assert len(asked) == 9
+    assert fit.recipe == Recipe(shrinkage=4.0, steps=40)
+    again.train_towers(options, 0, recipe=fit.recipe)
+    other.train_towers(options, 0, recipe=Recipe(shrinkage=4.0, steps=60))
+    assert (again.recipe, other.recipe) == (Recipe(4.0, 40), Recipe(4.0, 60))
     assert fit.towers is not None
     assert again.towers is not None
-    assert last.towers is not None
+    assert other.towers is not None
     assert same_state(fit.towers, again.towers)
-    assert not same_state(fit.towers, last.towers)
+    assert not same_state(fit.towers, other.towers)
+
+
+def test_towers_stay_as_they_begin_where_training_does_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    pooled = make_pooled(16)
+    fit, begun = (Fit(make_start(pooled), pooled, alone(16)) for _ in range(2))
+    told(monkeypatch, [0.2, 0.1, 0.1, 0.2, 0.2, 0.1, 0.2])  # an equal value is no better one
+    fit.train_towers(replace(OPTIONS, steps=60), 0, held_out=unseen(pooled))
+    begun.train_towers(replace(OPTIONS, steps=60), 0)
+    assert fit.recipe == begun.recipe == Recipe(1.0, 0)
+    assert fit.towers is not None
+    assert begun.towers is not None
+    assert same_state(fit.towers, begun.towers)
 
 
 @pytest.mark.parametrize("patience", [20, 60])
 def test_training_ends_after_so_many_steps_without_a_better_one(patience: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    values, asked = [0.1, 0.3, 0.2, 0.3, 0.1, 0.4, 0.1, 0.1, 0.1, 0.5], list[float]()
-    monkeypatch.setattr(module, "NUM_TOWERS", 1)
-
-    def validate(_: TowerTrainer, __: Unseen) -> float:
-        asked.append(values[len(asked)])
-        return asked[-1]
-
-    monkeypatch.setattr(TowerTrainer, "validate", validate)
     monkeypatch.setattr(module, "PATIENCE", patience)
     pooled = make_pooled(16)
     fit = Fit(make_start(pooled), pooled, alone(16))
+    asked = told(monkeypatch, [0.1, 0.0, 0.0, 0.1, 0.1, 0.3, 0.2, 0.3, 0.1, 0.4, 0.1, 0.1, 0.1, 0.5])
     fit.train_towers(replace(OPTIONS, steps=195), 0, held_out=unseen(pooled))
-    assert fit.num_steps == 40
-    assert len(asked) == {20: 3, 60: 5}[patience]  # an equal value is no better one
+    assert fit.recipe == {20: Recipe(1.0, 0), 60: Recipe(1.0, 40)}[patience]
+    assert len(asked) == {20: 5, 60: 9}[patience]
 
 
 def test_the_last_step_is_asked_about_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = list[int]()
-
-    def validate(_: TowerTrainer, __: Unseen) -> float:
-        calls.append(1)
-        return 0.1 * len(calls)
-
-    monkeypatch.setattr(TowerTrainer, "validate", validate)
-    monkeypatch.setattr(module, "NUM_TOWERS", 1)
     pooled = make_pooled(16)
     fit = Fit(make_start(pooled), pooled, alone(16))
+    asked = told(monkeypatch, (0.1 * number for number in range(100)))
     fit.train_towers(replace(OPTIONS, steps=50), 0, held_out=unseen(pooled))
-    assert len(calls) == 3
-    assert fit.num_steps == 50
+    assert len(asked) == 3 + 4
+    assert fit.recipe == Recipe(9.0, 50)
+
+
+def test_the_recipe_of_folds_is_their_median() -> None:
+    """A fold that trained long by chance has no say."""
+    folds = [Recipe(1.0, 0), Recipe(4.0, 200), Recipe(1.0, 0), Recipe(4.0, 0)]
+    found = Recipe.of_folds(folds)
+    assert (found.shrinkage, found.steps) == (pytest.approx(2.0), 0)
+    assert Recipe.of_folds(folds[:1]) == folds[0]
+
+
+def roots(moment: np.ndarray, shrinkage: float) -> np.ndarray:
+    """(C + lambda mean eigenvalue)^(-1/2)."""
+    shrunk = moment + shrinkage * np.trace(moment) / len(moment) * np.eye(len(moment))
+    return np.linalg.inv(np.real(sqrtm(shrunk)))
+
+
+@pytest.mark.parametrize("shrinkage", [0.03, 1.0, 10.0])
+def test_the_beginning_equals_its_definition(shrinkage: float) -> None:
+    """Canonical correlations in numpy float64, of those listings that have both."""
+    pooled = without(make_pooled(noise=0.5), words=[1, 7], picture=[2])
+    fit = Fit(make_start(pooled), pooled, alone(120))
+    fit.train_towers(OPTIONS, 0, recipe=Recipe(shrinkage, 0))
+    assert fit.towers is not None
+    both = [0, *range(3, 7), *range(8, 120)]
+    words, picture = (part.x[both].double().numpy() for part in fit.parts)
+    moments = [np.einsum("nkf,nkg->fg", x, x) / x[..., 0].size for x in (words, picture)]
+    across = np.einsum("nkf,nlg->fg", words, picture) / (len(both) * 9)
+    into_words, into_picture = (roots(moment, shrinkage) for moment in moments)
+    U, S, Vh = np.linalg.svd(into_words @ across @ into_picture, full_matrices=False)
+    expected = [words[:, 0] @ into_words @ U * S, picture[:, 0] @ into_picture @ Vh.T * S]
+    with torch.no_grad():
+        found = [tower(part.x[both, 0]).numpy() for tower, part in zip(fit.towers, fit.parts, strict=True)]
+    assert found[0].shape == (len(both), fit.shared_width)
+    for x, y in zip(found, expected, strict=True):
+        assert np.linalg.norm(x, axis=1).mean() == pytest.approx(1)
+        np.testing.assert_allclose(x @ x.T, y @ y.T / np.linalg.norm(y, axis=1).mean() ** 2, atol=1e-5)
+    scale = np.prod([np.linalg.norm(y, axis=1).mean() for y in expected])
+    np.testing.assert_allclose(found[0] @ found[1].T, expected[0] @ expected[1].T / scale, atol=1e-5)
+
+
+def test_a_tower_begins_as_a_linear_map_and_all_of_it_learns() -> None:
+    directions, x = torch.randn(5, 9), 3 * torch.randn(40, 9)
+    tower = linear_tower(directions, 8, 0.0)
+    torch.testing.assert_close(tower(x), F.pad(x @ directions.T, (0, 3)), atol=1e-5, rtol=0)
+    before = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
+    optimiser, target = torch.optim.SGD(tower.parameters(), lr=0.1), torch.randn(40, 8)
+    for _ in range(2):  # the first step moves what reads the hidden units that say nothing yet
+        optimiser.zero_grad()
+        F.mse_loss(tower(x), target).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    for name, tensor in tower.state_dict().items():
+        assert (before[name] != tensor).any(dim=-1).float().mean() > 0.9, name
+
+
+def test_towers_of_many_dimensions_begin_with_as_many_as_they_have_units_for() -> None:
+    pooled = make_pooled(40)
+    parts = Fit(make_start(pooled), pooled, alone(40)).parts
+    for width in (3, TOWER_WIDTH):
+        towers, _ = train_towers(parts, alone(40), width, OPTIONS, 0)
+        assert [tower(part.x[:, 0]).shape for tower, part in zip(towers, parts, strict=True)] == [(40, width)] * 2
 
 
 def test_validation_measures_the_towers_of_the_head() -> None:
@@ -116,13 +190,13 @@ def test_validation_measures_the_towers_of_the_head() -> None:
         assert trainer.validate(Unseen(held_out, products)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_held_out_listings_without_a_pair_choose_no_step() -> None:
+def test_held_out_listings_without_a_pair_choose_nothing() -> None:
     pooled, rows = make_pooled(16), [*range(8)]
     held_out = without(make_pooled(8, seed=1), words=rows, picture=[])
     fits = [Fit(make_start(pooled), pooled, alone(16)) for _ in range(2)]
     for fit, asked in zip(fits, (unseen(held_out), None), strict=True):
-        fit.train_towers(replace(OPTIONS, steps=30), 0, held_out=asked)
-        assert fit.num_steps == 30
+        fit.train_towers(replace(OPTIONS, steps=30), 0, held_out=asked, recipe=Recipe(2.0, 10))
+        assert fit.recipe == (2.0, 10)
         assert fit.towers is not None
     assert same_state(*(fit.towers for fit in fits if fit.towers is not None))
 
@@ -146,58 +220,15 @@ def test_a_catalogue_of_one_modality(lacking: str) -> None:
     for labels in (alone(40), categorised(40)):
         fit = make_fit(pooled, labels, replace(OPTIONS, steps=5))
         assert fit.towers is None  # nothing to meet
-        assert fit.num_steps == 0
+        assert fit.recipe is None
         head = fit.turn(fit.head(HeadSettings()))
         assert (head.weights[:, 4] > 0).tolist() == [bool(labels.levels)] * 2
         assert (np.linalg.norm(embed(head, pooled, "both", 0), axis=1) > 0.99).all()
 
 
-@pytest.mark.parametrize("width", [16, 400])
-def test_towers_side_by_side_equal_their_definition(width: int) -> None:
-    """In numpy float64: outputs over their mean norm, side by side, on their principal directions, of which there may
-    be fewer than dimensions."""
-    pooled = without(make_pooled(noise=0.5), words=[1], picture=[2])
-    parts = Fit(make_start(pooled), pooled, alone(120)).parts
-    torch.manual_seed(0)
-    towers = [[make_tower(part.x.shape[-1], 24, width, 0.0) for part in parts] for _ in range(3)]
-    with torch.no_grad():
-        linear_layers(towers[0][0])[1].weight.mul_(9)  # says no more for being longer
-        outputs = [
-            [tower(part.x[:, 0]).double().numpy() for tower in of]
-            for of, part in zip(zip(*towers, strict=True), parts, strict=True)
-        ]
-        merged = side_by_side([torch.nn.ModuleList(pair) for pair in towers], parts, width)
-        found = [tower(part.x[:, 0]).double().numpy() for tower, part in zip(merged, parts, strict=True)]
-    assert parts.paired.sum() == 118
-    joined = [np.hstack([x / np.linalg.norm(x[parts.paired], axis=1).mean() for x in of_part]) for of_part in outputs]
-    units = np.vstack([x[parts.paired] / np.linalg.norm(x[parts.paired], axis=1, keepdims=True) for x in joined])
-    directions = np.linalg.svd(units, full_matrices=False)[2][:width].T
-    for i, k in ((0, 0), (0, 1), (1, 1)):
-        expected = joined[i] @ directions @ directions.T @ joined[k].T
-        np.testing.assert_allclose(found[i] @ found[k].T, expected, atol=1e-4)
-    assert found[0].shape == (120, width)
-
-
-def test_pairs_of_towers_are_trained_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From values and on batches of their own, whatever the seed; each to its own best step."""
-    pooled, drawn, best = make_pooled(40), list[tuple[bytes, bytes]](), iter([*range(8)])
-
-    def run(trainer: TowerTrainer, held_out: Unseen | None, steps: int) -> int:
-        drawn.append(
-            (linear_layers(trainer.towers)[0].weight.detach().numpy().tobytes(), trainer.draw_rows().tobytes())
-        )
-        return steps + next(best)
-
-    monkeypatch.setattr(TowerTrainer, "run", run)
-    fit = make_fit(pooled, alone(40), replace(OPTIONS, batch_size=20, steps=10))
-    assert fit.num_steps == 12  # the mean of 10, 11, 12 and 13
-    fit.train_towers(replace(OPTIONS, batch_size=20), 1)
-    assert [len({one[i] for one in drawn}) for i in range(2)] == [8, 8]
-
-
 def trainer_of(pooled: Pooled, labels: Labels, options: AlignOptions = OPTIONS) -> TowerTrainer:
     fit = Fit(make_start(pooled), pooled, labels)
-    towers = torch.nn.ModuleList(make_tower(part.x.shape[-1], 32, 16, 0.0) for part in fit.parts)
+    towers = torch.nn.ModuleList(make_tower(part.x.shape[-1], 16, 0.0) for part in fit.parts)
     return TowerTrainer(towers, fit.parts, labels, options, 0)
 
 
@@ -231,7 +262,7 @@ def test_training_lowers_the_loss_and_reaches_every_parameter() -> None:
     rows = np.arange(120)
     with torch.no_grad():
         first = np.mean([trainer.loss(rows).item() for _ in range(5)])
-    trainer.run(None, 40)
+    trainer.run(40)
     with torch.no_grad():
         last = np.mean([trainer.loss(rows).item() for _ in range(5)])
     assert last < 0.9 * first
