@@ -1,8 +1,8 @@
 """Two towers: networks in which the words and the picture of a listing meet.
 
-They begin as the linear maps of a regularised canonical correlation analysis, in closed form, and are trained by
-InfoNCE as long as held-out listings gain from it: hardly at all where there are a few hundred listings, long where
-there are thousands.
+Two pairs side by side make them: the linear maps of a regularised canonical correlation analysis, in closed form, and
+networks trained by InfoNCE. The former know more of a few hundred listings, the latter of thousands, and both together
+more than either; held-out listings choose the shares.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from item.evaluation.retrieval import same_product
 from item.model.contrast import info_nce
-from item.model.vector import TOWER_WIDTH, join_fields
+from item.model.vector import TOWER_WIDTH, components, join_fields
 from item.progress import Progress
 from training.categories import UNCHANGED
 from training.config import AlignOptions
@@ -28,21 +28,25 @@ from training.labels import Labels
 
 SCALE = 20.0  # of InfoNCE's cosines; a larger one draws them together, and the categories drown them
 SHRINKAGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the canonical correlations, in mean eigenvalues
+TRAINED_WIDTH = 512  # hidden units of a tower that are trained; the rest hold the linear maps
+LINEAR = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the linear maps
 VALIDATE_EVERY = 20  # steps
 PATIENCE = 200  # steps without a better one, then training ends
 
 
 class Recipe(NamedTuple):
-    """What held-out listings chose: lambda of the beginning, and how many steps of training follow it."""
+    """What held-out listings chose: lambda of the linear maps and their share in the cosine, and the steps of training
+    of the others."""
 
     shrinkage: float = 1.0
+    linear: float = 1.0
     steps: int = 0
 
     @classmethod
     def of_folds(cls, recipes: Sequence[Recipe]) -> Recipe:
         """For a training without held-out listings: the medians."""
-        shrinkage = np.exp(np.median(np.log([one.shrinkage for one in recipes])))
-        return cls(float(shrinkage), round(float(np.median([one.steps for one in recipes]))))
+        shrinkage, linear, steps = (float(np.median(values)) for values in zip(*recipes, strict=True))
+        return cls(shrinkage, linear, round(steps))
 
 
 def train_towers(
@@ -60,23 +64,77 @@ def train_towers(
         held_out: choose the recipe, where any of them has words and a picture.
         recipe: taken where they don't; None: the closed form alone.
     """
-    asked = held_out if held_out is not None and len(held_out.rows) else None
-    canonical, recipe = Canonical(parts), recipe or Recipe()
+    torch.manual_seed(seed)
+    canonical, num_linear = Canonical(parts), min(width, (TOWER_WIDTH - TRAINED_WIDTH) // 2)
 
-    def begin(shrinkage: float) -> TowerTrainer:
-        torch.manual_seed(seed)
-        directions = canonical.directions(shrinkage, min(width, TOWER_WIDTH // 2))
-        pair = nn.ModuleList(linear_tower(one, width, options.dropout) for one in directions)
-        return TowerTrainer(pair, parts, labels, options, seed)
+    def linear_pair(shrinkage: float) -> nn.ModuleList:
+        return nn.ModuleList(linear_tower(one, width) for one in canonical.directions(shrinkage, num_linear))
 
-    if asked is None:
-        trainer = begin(recipe.shrinkage)
+    trained = nn.ModuleList(make_tower(part.x.shape[-1], TRAINED_WIDTH, width, options.dropout) for part in parts)
+    trainer = TowerTrainer(trained, parts, labels, options, seed)
+    if held_out is None or not len(held_out.rows):
+        recipe = recipe or Recipe()
         trainer.run(recipe.steps)
-    else:
-        shrinkage = max(SHRINKAGES, key=lambda one: begin(one).validate(asked))
-        trainer = begin(shrinkage)
-        recipe = Recipe(shrinkage, trainer.run_to_best(asked, options.steps))
-    return trainer.towers, recipe
+        pairs = [linear_pair(recipe.shrinkage), trained]
+        return side_by_side(pairs, parts, [recipe.linear, 1 - recipe.linear]), recipe
+
+    def quality(pair: nn.ModuleList) -> float:
+        return reciprocal_rank(pair, parts, held_out)
+
+    shrinkage = max(SHRINKAGES, key=lambda one: quality(linear_pair(one)))
+    pairs, steps = [linear_pair(shrinkage), trained], trainer.run_to_best(held_out, options.steps)
+    merged = {share: side_by_side(pairs, parts, [share, 1 - share]) for share in (LINEAR if steps else (1.0,))}
+    linear = max(merged, key=lambda share: quality(merged[share]))
+    return merged[linear], Recipe(shrinkage, linear, steps)
+
+
+@torch.no_grad()
+def side_by_side(pairs: Sequence[nn.ModuleList], parts: Parts, shares: Sequence[float]) -> nn.ModuleList:
+    """Several pairs of towers as one: their hidden units side by side, and the principal directions of their outputs.
+
+    shares: of the cosine, of each pair: over the listings that have words and a picture, its outputs get that norm.
+    """
+    seen = [part.x[torch.from_numpy(parts.paired), 0] for part in parts]
+    outputs = [[pair[i](x) for pair in pairs] for i, x in enumerate(seen)]
+    scales = [
+        [share**0.5 / x.norm(dim=1).mean().clamp(min=1e-12) for x, share in zip(of_part, shares, strict=True)]
+        for of_part in outputs
+    ]
+    joined = [
+        torch.cat([x * scale for x, scale in zip(*one, strict=True)], dim=1)
+        for one in zip(outputs, scales, strict=True)
+    ]
+    width = outputs[0][0].shape[1]
+    directions = components(torch.cat([F.normalize(x, dim=1) for x in joined]))[:width]
+    directions = F.pad(directions, (0, 0, 0, width - len(directions)))  # there are few of very few listings
+    merged = nn.ModuleList()
+    for i, x in enumerate(seen):
+        first, last = zip(*(linear_layers(pair[i]) for pair in pairs), strict=True)
+        turns = [turn * scale for turn, scale in zip(torch.split(directions, width, dim=1), scales[i], strict=True)]
+        tower = make_tower(x.shape[1], TOWER_WIDTH, width, 0.0)
+        for parameter in tower.parameters():
+            parameter.zero_()  # units that no pair has say nothing
+        into, out = linear_layers(tower)
+        hidden = sum(layer.out_features for layer in first)
+        into.weight[:hidden] = torch.cat([layer.weight for layer in first])
+        into.bias[:hidden] = torch.cat([layer.bias for layer in first])
+        out.weight[:, :hidden] = torch.cat([turn @ one.weight for turn, one in zip(turns, last, strict=True)], dim=1)
+        out.bias.copy_(torch.cat(turns, dim=1) @ torch.cat([layer.bias for layer in last]))
+        merged.append(tower)
+    return merged.eval()
+
+
+@torch.no_grad()
+def reciprocal_rank(towers: nn.ModuleList, parts: Parts, held_out: Unseen) -> float:
+    """How well held-out words find their picture and back: the mean reciprocal rank."""
+    rows = torch.from_numpy(held_out.rows)
+    seen = join_fields(held_out.pooled.words[rows, 0], TITLE_WEIGHT), held_out.pooled.picture[rows, 0]
+    w, p = (
+        F.normalize(tower(part.centre(x)), dim=-1).numpy() for tower, part, x in zip(towers, parts, seen, strict=True)
+    )
+    products = held_out.products[held_out.rows].astype(str).tolist()
+    ranks = [same_product(*pair, query_products=products, base_products=products) for pair in ((w, p), (p, w))]
+    return float(np.mean([found.reciprocal_rank for found in ranks]))
 
 
 class Canonical:
@@ -91,7 +149,6 @@ class Canonical:
 
     def __init__(self, parts: Parts) -> None:
         paired = torch.from_numpy(parts.paired)
-        self.seen = [part.x[paired, 0] for part in parts]
         self.spectra = [torch.linalg.eigh(second_moment(part.x[paired].flatten(0, 1))) for part in parts]
         words, picture = (
             part.x[paired].mean(1).double() @ axes for part, (_, axes) in zip(parts, self.spectra, strict=True)
@@ -99,42 +156,36 @@ class Canonical:
         self.across = words.T @ picture / len(words)
 
     def directions(self, shrinkage: float, width: int) -> list[Tensor]:
-        """(k, F) float32 of words and of picture, the strongest `width` where there are so many, and so long that what
-        they give has a mean norm of 1."""
+        """(k, F) float32 of words and of picture, the strongest `width` where there are so many."""
         scales = [(spread.clamp(min=0) + shrinkage * spread.mean()).rsqrt() for spread, _ in self.spectra]
         U, S, Vh = torch.linalg.svd(scales[0][:, None] * self.across * scales[1], full_matrices=False)
-        found = []
-        for x, (_, axes), scale, side in zip(self.seen, self.spectra, scales, (U, Vh.T), strict=True):
-            directions = ((axes * scale) @ side * S).T[:width].float()
-            found.append(directions / (x @ directions.T).norm(dim=1).mean().clamp(min=1e-12))
-        return found
+        return [
+            ((axes * scale) @ side * S).T[:width].float()
+            for (_, axes), scale, side in zip(self.spectra, scales, (U, Vh.T), strict=True)
+        ]
 
 
 @torch.no_grad()
-def linear_tower(directions: Tensor, width_out: int, dropout: float) -> nn.Sequential:
-    """A tower that begins as a linear map, exactly: gelu(z) - gelu(-z) = z. Its other hidden units say nothing yet.
-
-    directions: (k, F), at most `width_out` and half of the hidden units.
-    """
+def linear_tower(directions: Tensor, width_out: int) -> nn.Sequential:
+    """(k, F) -> a tower that computes directions @ x, exactly, by 2k hidden units: gelu(z) - gelu(-z) = z."""
     k, width = directions.shape
-    tower = make_tower(width, width_out, dropout)
+    tower, one = make_tower(width, 2 * k, width_out, 0.0), torch.eye(width_out, k)
     into, out = linear_layers(tower)
-    into.weight[: 2 * k] = torch.cat([directions, -directions])
-    into.bias[: 2 * k] = 0
-    for parameter in out.parameters():
-        parameter.zero_()
-    out.weight[:k, : 2 * k] = torch.cat([torch.eye(k), -torch.eye(k)], dim=1)
+    into.weight.copy_(torch.cat([directions, -directions]))
+    out.weight.copy_(torch.cat([one, -one], dim=1))
+    into.bias.zero_()
+    out.bias.zero_()
     return tower
 
 
-def make_tower(width: int, width_out: int, dropout: float) -> nn.Sequential:
+def make_tower(width: int, hidden: int, width_out: int, dropout: float) -> nn.Sequential:
     """Two layers with GELU between them; dropout before each while training."""
     return nn.Sequential(
         nn.Dropout(dropout),
-        nn.Linear(width, TOWER_WIDTH),
+        nn.Linear(width, hidden),
         nn.GELU(),
         nn.Dropout(dropout),
-        nn.Linear(TOWER_WIDTH, width_out),
+        nn.Linear(hidden, width_out),
     )
 
 
@@ -161,13 +212,13 @@ class TowerTrainer:
 
     def run_to_best(self, held_out: Unseen, steps: int) -> int:
         """Returns the number of steps, at most `steps`, after which the towers are best on held-out listings, and
-        leaves them there: none, where training does not help."""
-        best, best_step, best_state = self.validate(held_out), 0, copy.deepcopy(self.towers.state_dict())
+        leaves them there."""
+        best, best_step, best_state = 0.0, 0, copy.deepcopy(self.towers.state_dict())
         progress = Progress("towers", steps, "steps")
         for step in range(steps):
             progress.update(1, f"loss {self.step(step):.3f}")
             if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == steps:
-                value = self.validate(held_out)
+                value = reciprocal_rank(self.towers.eval(), self.parts, held_out)
                 if value > best:
                     best, best_step, best_state = value, step + 1, copy.deepcopy(self.towers.state_dict())
                 elif step + 1 - best_step >= PATIENCE:
@@ -196,20 +247,6 @@ class TowerTrainer:
         keys = self.rng.random(N) + np.isin(leaves, self.rng.permutation(leaves[chosen])[: B // 4])
         keys[chosen] = -1
         return np.concatenate([chosen, np.argsort(-keys)[: B - len(chosen)]])
-
-    @torch.no_grad()
-    def validate(self, held_out: Unseen) -> float:
-        """How well held-out words find their picture and back: the mean reciprocal rank."""
-        self.towers.eval()
-        rows = torch.from_numpy(held_out.rows)
-        seen = join_fields(held_out.pooled.words[rows, 0], TITLE_WEIGHT), held_out.pooled.picture[rows, 0]
-        w, p = (
-            F.normalize(tower(part.centre(x)), dim=-1).numpy()
-            for tower, part, x in zip(self.towers, self.parts, seen, strict=True)
-        )
-        products = held_out.products[held_out.rows].astype(str).tolist()
-        ranks = [same_product(*pair, query_products=products, base_products=products) for pair in ((w, p), (p, w))]
-        return float(np.mean([found.reciprocal_rank for found in ranks]))
 
     def loss(self, rows: npt.NDArray[np.int64]) -> Tensor:
         """InfoNCE between the words and the pictures of those listings that have both."""

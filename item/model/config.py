@@ -13,7 +13,7 @@ from item.errors import ConfigError, ModelError
 StemPart = Literal["grid", "patch_embed"]
 AttentionKind = Literal["softmax", "clipped", "normalised_clipped"]
 CONFIG_FILE = "config.json"
-FORMAT = 5  # of the model folder; a folder of another format is refused
+FORMAT = 6  # of the model folder; a folder of another format is refused
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from item.model.config import ItemConfig
 from item.preprocessing.spelling import SPELLING_WIDTH
 
 SHRINKAGE = 0.05  # of whitening: the share of the strongest deviation that is added to each
-TOWER_WIDTH = 512
+TOWER_WIDTH = 768
 NOTHING = 1e-6  # of the strongest deviation: a direction below it is empty
 ROUNDING = 1e-6  # of a share: as far below 0 as sums of floats may leave it
 

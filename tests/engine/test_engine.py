@@ -94,7 +94,7 @@ def cut(name: str) -> Callable[[Path], object]:
         (cut("model.safetensors"), "model.safetensors: damaged"),
         (cut("tokenizer.json"), "damaged"),
         (change("config.json", model_type="bert"), "model_type 'bert' is not an ITEm model"),
-        (change("config.json", format=2), "format 2 is not the 5"),
+        (change("config.json", format=2), "format 2 is not the 6"),
         (change("config.json", colour="red"), "unknown keys colour"),
         (change("config.json", width="wide"), "config.json: "),
         (change("config.json", num_heads=5), "num_heads: 5 must divide"),

@@ -230,13 +230,13 @@ def test_a_model_folder_from_before_attention_had_kinds_is_softmax(tiny_config: 
 def test_a_models_categories_are_saved_with_it(
     tiny_config: ItemConfig, tmp_path: Path, levels: tuple[int, ...]
 ) -> None:
-    """As a tuple, in a folder of format 5; and the head's tensors are as many again."""
+    """As a tuple, in a folder of format 6; and the head's tensors are as many again."""
     model = ITEm(replace(tiny_config, category_levels=levels)).eval()
     with torch.no_grad():
         for parameter in model.vector.parameters():
             parameter.add_(torch.rand_like(parameter))
     model.save_pretrained(tmp_path)
-    assert json.loads((tmp_path / CONFIG_FILE).read_text())["format"] == 5
+    assert json.loads((tmp_path / CONFIG_FILE).read_text())["format"] == 6
     loaded = ITEm.from_pretrained(tmp_path)
     assert loaded.config.category_levels == loaded.vector.category_levels == levels
     assert loaded.vector.category_projection.shape == (tiny_config.vector_width, sum(levels))

@@ -95,9 +95,9 @@ def unseen(pooled: Pooled) -> Unseen:
 
 
 def make_fit(pooled: Pooled, labels: Labels, options: AlignOptions = OPTIONS) -> Fit:
-    """With towers that were trained to the last step."""
+    """With towers of which half were trained to the last step."""
     fit = Fit(make_start(pooled), pooled, labels)
-    fit.train_towers(options, 0, recipe=Recipe(steps=options.steps))
+    fit.train_towers(options, 0, recipe=Recipe(linear=0.5, steps=options.steps))
     return fit
 
 

@@ -29,7 +29,16 @@ from training.config import AlignOptions
 from training.inputs import Unseen
 from training.labels import Labels
 from training.pooled import Pooled, embed
-from training.towers import Recipe, TowerTrainer, linear_tower, make_tower, train_towers
+from training.towers import (
+    Recipe,
+    TowerTrainer,
+    linear_layers,
+    linear_tower,
+    make_tower,
+    reciprocal_rank,
+    side_by_side,
+    train_towers,
+)
 
 
 @pytest.mark.parametrize("make_labels", [alone, categorised])
@@ -38,55 +47,48 @@ def test_a_seed_decides_everything(make_labels: Callable[[int], Labels]) -> None
     heads = []
     for seed in (0, 0, 1):
         fit = Fit(make_start(pooled), pooled, make_labels(120))
-        fit.train_towers(OPTIONS, seed, recipe=Recipe(steps=5))
+        fit.train_towers(OPTIONS, seed, recipe=Recipe(linear=0.5, steps=5))
         heads.append(fit.turn(fit.head(HeadSettings())))
     assert same_state(heads[0], heads[1])
     assert not same_state(heads[0], heads[2])
 
 
 def told(monkeypatch: pytest.MonkeyPatch, values: Iterable[float]) -> list[float]:
-    """Has the validation say these, first of each shrinkage, then of the chosen one at its start and as it is trained;
-    returns those that were asked for."""
+    """Has held-out listings say these, first of each shrinkage, then of the others as they are trained, then of each
+    share; returns those that were asked for."""
     coming, asked = iter(values), list[float]()
 
-    def validate(_: TowerTrainer, __: Unseen) -> float:
+    def say(*_: object) -> float:
         asked.append(next(coming))
         return asked[-1]
 
-    monkeypatch.setattr(TowerTrainer, "validate", validate)
+    monkeypatch.setattr(module, "reciprocal_rank", say)
     monkeypatch.setattr(module, "SHRINKAGES", (1.0, 4.0, 9.0))
+    monkeypatch.setattr(module, "LINEAR", (0.0, 0.5, 1.0))
     return asked
 
 
-def test_the_best_beginning_and_step_are_kept_and_can_be_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_recipe_is_kept_and_can_be_followed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same recipe without held-out listings gives the same."""
     pooled, held_out = make_pooled(16, noise=1.0), make_pooled(60, seed=1, noise=1.0)
     options = replace(OPTIONS, steps=100, lr=0.02, dropout=0.0)
-    fit, again, other = (Fit(make_start(pooled), pooled, alone(16)) for _ in range(3))
-    asked = told(monkeypatch, [0.1, 0.2, 0.1, 0.2, 0.1, 0.4, 0.2, 0.3, 0.3])
+    fit = Fit(make_start(pooled), pooled, alone(16))
+    asked = told(monkeypatch, [0.1, 0.2, 0.1, 0.1, 0.4, 0.2, 0.3, 0.3, 0.4, 0.6, 0.5])
     fit.train_towers(options, 0, held_out=unseen(held_out))
-    assert len(asked) == 9
-    assert fit.recipe == Recipe(shrinkage=4.0, steps=40)
-    again.train_towers(options, 0, recipe=fit.recipe)
-    other.train_towers(options, 0, recipe=Recipe(shrinkage=4.0, steps=60))
-    assert (again.recipe, other.recipe) == (Recipe(4.0, 40), Recipe(4.0, 60))
+    assert len(asked) == 11
+    assert fit.recipe == Recipe(shrinkage=4.0, linear=0.5, steps=40)
     assert fit.towers is not None
-    assert again.towers is not None
-    assert other.towers is not None
-    assert same_state(fit.towers, again.towers)
-    assert not same_state(fit.towers, other.towers)
+    for recipe in (fit.recipe, *(replace_one(fit.recipe, name) for name in Recipe._fields)):
+        again = Fit(make_start(pooled), pooled, alone(16))
+        again.train_towers(options, 0, recipe=recipe)
+        assert again.recipe == recipe
+        assert again.towers is not None
+        assert same_state(fit.towers, again.towers) == (recipe == fit.recipe)
 
 
-def test_towers_stay_as_they_begin_where_training_does_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    pooled = make_pooled(16)
-    fit, begun = (Fit(make_start(pooled), pooled, alone(16)) for _ in range(2))
-    told(monkeypatch, [0.2, 0.1, 0.1, 0.2, 0.2, 0.1, 0.2])  # an equal value is no better one
-    fit.train_towers(replace(OPTIONS, steps=60), 0, held_out=unseen(pooled))
-    begun.train_towers(replace(OPTIONS, steps=60), 0)
-    assert fit.recipe == begun.recipe == Recipe(1.0, 0)
-    assert fit.towers is not None
-    assert begun.towers is not None
-    assert same_state(fit.towers, begun.towers)
+def replace_one(recipe: Recipe, name: str) -> Recipe:
+    """A recipe that differs in one."""
+    return recipe._replace(**{name: {"shrinkage": 1.0, "linear": 0.25, "steps": 60}[name]})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("patience", [20, 60])
@@ -94,10 +96,10 @@ def test_training_ends_after_so_many_steps_without_a_better_one(patience: int, m
     monkeypatch.setattr(module, "PATIENCE", patience)
     pooled = make_pooled(16)
     fit = Fit(make_start(pooled), pooled, alone(16))
-    asked = told(monkeypatch, [0.1, 0.0, 0.0, 0.1, 0.1, 0.3, 0.2, 0.3, 0.1, 0.4, 0.1, 0.1, 0.1, 0.5])
+    in_training = [0.1, 0.3, 0.2, 0.3, 0.1, 0.4, 0.1, 0.1, 0.1, 0.5]  # an equal value is no better one
+    told(monkeypatch, [0.1] * 3 + in_training[: {20: 3, 60: 5}[patience]] + [0.1, 0.1, 0.2])
     fit.train_towers(replace(OPTIONS, steps=195), 0, held_out=unseen(pooled))
-    assert fit.recipe == {20: Recipe(1.0, 0), 60: Recipe(1.0, 40)}[patience]
-    assert len(asked) == {20: 5, 60: 9}[patience]
+    assert fit.recipe == Recipe(1.0, 1.0, 40)
 
 
 def test_the_last_step_is_asked_about_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,16 +107,27 @@ def test_the_last_step_is_asked_about_too(monkeypatch: pytest.MonkeyPatch) -> No
     fit = Fit(make_start(pooled), pooled, alone(16))
     asked = told(monkeypatch, (0.1 * number for number in range(100)))
     fit.train_towers(replace(OPTIONS, steps=50), 0, held_out=unseen(pooled))
-    assert len(asked) == 3 + 4
-    assert fit.recipe == Recipe(9.0, 50)
+    assert len(asked) == 3 + 3 + 3
+    assert fit.recipe == Recipe(9.0, 1.0, 50)
+
+
+def test_without_a_step_the_closed_form_is_all_there_is() -> None:
+    pooled = make_pooled(40)
+    fits = [Fit(make_start(pooled), pooled, alone(40)) for _ in range(2)]
+    fits[0].train_towers(replace(OPTIONS, steps=0), 0, held_out=unseen(make_pooled(30, seed=1)))
+    fits[1].train_towers(replace(OPTIONS, steps=0), 1, recipe=fits[0].recipe)
+    assert fits[0].recipe is not None
+    assert fits[0].recipe[1:] == (1.0, 0)
+    with torch.no_grad():
+        found = [[tower(part.x) for tower, part in zip(fit.towers or [], fit.parts, strict=True)] for fit in fits]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)  # whatever the seed
 
 
 def test_the_recipe_of_folds_is_their_median() -> None:
     """A fold that trained long by chance has no say."""
-    folds = [Recipe(1.0, 0), Recipe(4.0, 200), Recipe(1.0, 0), Recipe(4.0, 0)]
-    found = Recipe.of_folds(folds)
-    assert found.shrinkage == pytest.approx(2.0)
-    assert found.steps == 0
+    folds = [Recipe(1.0, 0.5, 0), Recipe(3.0, 1.0, 200), Recipe(1.0, 0.75, 0), Recipe(3.0, 1.0, 0)]
+    assert Recipe.of_folds(folds) == Recipe(2.0, 0.875, 0)
     assert Recipe.of_folds(folds[:1]) == folds[0]
 
 
@@ -125,11 +138,11 @@ def roots(moment: np.ndarray, shrinkage: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shrinkage", [0.03, 1.0, 10.0])
-def test_the_beginning_equals_its_definition(shrinkage: float) -> None:
+def test_the_closed_form_equals_its_definition(shrinkage: float) -> None:
     """Canonical correlations in numpy float64, of those listings that have both."""
     pooled = without(make_pooled(noise=0.5), words=[1, 7], picture=[2])
     fit = Fit(make_start(pooled), pooled, alone(120))
-    fit.train_towers(OPTIONS, 0, recipe=Recipe(shrinkage, 0))
+    fit.train_towers(OPTIONS, 0, recipe=Recipe(shrinkage))
     assert fit.towers is not None
     both = [0, *range(3, 7), *range(8, 120)]
     words, picture = (part.x[both].double().numpy() for part in fit.parts)
@@ -148,29 +161,57 @@ def test_the_beginning_equals_its_definition(shrinkage: float) -> None:
     np.testing.assert_allclose(found[0] @ found[1].T, expected[0] @ expected[1].T / scale, atol=1e-5)
 
 
-def test_a_tower_begins_as_a_linear_map_and_all_of_it_learns() -> None:
+def test_a_hidden_layer_holds_a_linear_map() -> None:
     directions, x = torch.randn(5, 9), 3 * torch.randn(40, 9)
-    tower = linear_tower(directions, 8, 0.0)
+    tower = linear_tower(directions, 8)
     torch.testing.assert_close(tower(x), F.pad(x @ directions.T, (0, 3)), atol=1e-5, rtol=0)
-    before = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
-    optimiser, target = torch.optim.SGD(tower.parameters(), lr=0.1), torch.randn(40, 8)
-    for _ in range(2):  # the first step moves what reads the hidden units that say nothing yet
-        optimiser.zero_grad()
-        F.mse_loss(tower(x), target).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    for name, tensor in tower.state_dict().items():
-        assert (before[name] != tensor).any(dim=-1).float().mean() > 0.9, name
+    assert sum(parameter.shape[0] == 10 for parameter in tower.parameters()) == 2
 
 
-def test_towers_of_many_dimensions_begin_with_as_many_as_they_have_units_for() -> None:
+@pytest.mark.parametrize("width", [16, 400])
+def test_towers_side_by_side_equal_their_definition(width: int) -> None:
+    """In numpy float64: outputs by their shares, side by side, on their principal directions, of which there may be
+    fewer than dimensions."""
+    pooled = without(make_pooled(noise=0.5), words=[1], picture=[2])
+    parts, shares = Fit(make_start(pooled), pooled, alone(120)).parts, (0.7, 0.3, 0.0)
+    torch.manual_seed(0)
+    towers = [[make_tower(part.x.shape[-1], 24, width, 0.0) for part in parts] for _ in shares]
+    with torch.no_grad():
+        linear_layers(towers[0][0])[1].weight.mul_(9)  # says no more for being longer
+        outputs = [
+            [tower(part.x[:, 0]).double().numpy() for tower in of]
+            for of, part in zip(zip(*towers, strict=True), parts, strict=True)
+        ]
+        merged = side_by_side([torch.nn.ModuleList(pair) for pair in towers], parts, shares)
+        found = [tower(part.x[:, 0]).double().numpy() for tower, part in zip(merged, parts, strict=True)]
+    assert parts.paired.sum() == 118
+    joined = [
+        np.hstack(
+            [
+                share**0.5 * x / np.linalg.norm(x[parts.paired], axis=1).mean()
+                for x, share in zip(of_part, shares, strict=True)
+            ]
+        )
+        for of_part in outputs
+    ]
+    units = np.vstack([x[parts.paired] / np.linalg.norm(x[parts.paired], axis=1, keepdims=True) for x in joined])
+    directions = np.linalg.svd(units, full_matrices=False)[2][:width].T
+    for i, k in ((0, 0), (0, 1), (1, 1)):
+        expected = joined[i] @ directions @ directions.T @ joined[k].T
+        np.testing.assert_allclose(found[i] @ found[k].T, expected, atol=1e-4)
+    assert found[0].shape == (120, width)
+
+
+def test_towers_of_any_width_have_the_heads_hidden_units() -> None:
     pooled = make_pooled(40)
     parts = Fit(make_start(pooled), pooled, alone(40)).parts
     for width in (3, TOWER_WIDTH):
         towers, _ = train_towers(parts, alone(40), width, OPTIONS, 0)
         assert [tower(part.x[:, 0]).shape for tower, part in zip(towers, parts, strict=True)] == [(40, width)] * 2
+        assert [linear_layers(tower)[0].out_features for tower in towers] == [TOWER_WIDTH] * 2
 
 
-def test_validation_measures_the_towers_of_the_head() -> None:
+def test_held_out_listings_measure_the_towers_of_the_head() -> None:
     """The mean reciprocal rank of the own picture and of the own words in the head's shared subspace, which reads
     held-out listings as it was fitted to read: theirs are centred as those that it learned from."""
     pooled, held_out = make_pooled(noise=0.5), without(make_pooled(60, seed=1, noise=0.5), words=[2], picture=[7, 8])
@@ -182,13 +223,12 @@ def test_validation_measures_the_towers_of_the_head() -> None:
     both = held_out.has_words & held_out.has_picture
     assert unseen(held_out).rows.tolist() == np.flatnonzero(both).tolist()
     similar = words[both] @ picture[both].T  # without categories words and pictures meet in the shared subspace only
-    trainer = TowerTrainer(fit.towers, fit.parts, fit.labels, OPTIONS, 0)
     for products in (np.arange(60), np.arange(60) // 3):
         same = products[both][:, None] == products[both]
         ranks = [1 + (row > row[same[i]].max()).sum() for side in (similar, similar.T) for i, row in enumerate(side)]
         expected = float(np.mean(1 / np.array(ranks)))
         assert 0.1 < expected < 0.99
-        assert trainer.validate(Unseen(held_out, products)) == pytest.approx(expected, abs=1e-6)
+        assert reciprocal_rank(fit.towers, fit.parts, Unseen(held_out, products)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_held_out_listings_without_a_pair_choose_nothing() -> None:
@@ -196,8 +236,8 @@ def test_held_out_listings_without_a_pair_choose_nothing() -> None:
     held_out = without(make_pooled(8, seed=1), words=rows, picture=[])
     fits = [Fit(make_start(pooled), pooled, alone(16)) for _ in range(2)]
     for fit, asked in zip(fits, (unseen(held_out), None), strict=True):
-        fit.train_towers(replace(OPTIONS, steps=30), 0, held_out=asked, recipe=Recipe(2.0, 10))
-        assert fit.recipe == (2.0, 10)
+        fit.train_towers(replace(OPTIONS, steps=30), 0, held_out=asked, recipe=Recipe(2.0, 0.5, 10))
+        assert fit.recipe == (2.0, 0.5, 10)
         assert fit.towers is not None
     assert same_state(*(fit.towers for fit in fits if fit.towers is not None))
 
@@ -229,7 +269,7 @@ def test_a_catalogue_of_one_modality(lacking: str) -> None:
 
 def trainer_of(pooled: Pooled, labels: Labels, options: AlignOptions = OPTIONS) -> TowerTrainer:
     fit = Fit(make_start(pooled), pooled, labels)
-    towers = torch.nn.ModuleList(make_tower(part.x.shape[-1], 16, 0.0) for part in fit.parts)
+    towers = torch.nn.ModuleList(make_tower(part.x.shape[-1], 32, 16, 0.0) for part in fit.parts)
     return TowerTrainer(towers, fit.parts, labels, options, 0)
 
 
