@@ -157,7 +157,8 @@ class AlignOptions:
     views: drawn views of each listing; None: as many as `pictures` allows, 1 to 8.
     pictures: about how many pictures pass through the stem, views among them: the time that a run takes.
     max_listings: of the training split that are learned from, drawn with the run's seed.
-    steps, batch_size: of the towers, at most; the best step on held-out listings is kept. 0: as they begin.
+    steps, batch_size: of the towers, at most; the best step on held-out listings is kept. 0: their closed
+    form alone.
     categories, groups: whether the labels that the catalogue has are learned from.
     spelling: whether the vector may read how words are spelled.
     """
