@@ -97,7 +97,7 @@ def test_training_ends_after_so_many_steps_without_a_better_one(patience: int, m
     pooled = make_pooled(16)
     fit = Fit(make_start(pooled), pooled, alone(16))
     in_training = [0.1, 0.3, 0.2, 0.3, 0.1, 0.4, 0.1, 0.1, 0.1, 0.5]  # an equal value is no better one
-    told(monkeypatch, in_training[: {20: 3, 60: 5}[patience]] + [0.2, 0.1, 0.1] + [0.1, 0.1, 0.2])
+    told(monkeypatch, [*in_training[: {20: 3, 60: 5}[patience]], 0.2, 0.1, 0.1, 0.1, 0.1, 0.2])
     fit.train_towers(replace(OPTIONS, steps=195), 0, held_out=unseen(pooled))
     assert fit.recipe == Recipe(1.0, 1.0, 40)
 
