@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,8 @@ from item.preprocessing.preprocessor import Preprocessor, PreprocessorConfig
 from item.preprocessing.words import train_tokenizer
 
 torch.set_num_threads(1)  # the models of the tests are too small for more, and machines are shared
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200), "black": (20, 20, 20)}
 KINDS = ("shirt", "mug", "chair")

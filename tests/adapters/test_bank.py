@@ -52,7 +52,7 @@ def shared(written: Path, tiny_config: ItemConfig) -> Bank:
     return Bank(written, tiny_config, SPACE, capacity=2)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(names=st.lists(st.sampled_from([None, *NAMES]), max_size=12))
 def test_tables_hold_each_listings_adapter(shared: Bank, names: Sequence[str | None]) -> None:
     made = shared.rotations(names)

@@ -55,7 +55,7 @@ def write(model: Path, config: ItemConfig, name: str = "shoes", method: str = "r
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     method=st.sampled_from(VARIANTS),
     seed=st.integers(0, 2**32 - 1),

@@ -36,7 +36,7 @@ TREE: dict[Category, tuple[Category, ...]] = {
     (): (("shoes",), ("mugs",)),
     ("shoes",): (("shoes", "boots"), ("shoes", "sandals", "größe 50"), ("shoes", "sandals", "flat")),
 }
-quickly = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quickly = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def make_heads(seed: int = 0, temperature: float = 1.0, novelty: Novelty | None = None) -> Heads:

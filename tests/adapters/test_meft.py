@@ -91,7 +91,7 @@ def test_states_equal_the_oracle(model: ITEm, batch: Batch, variant: Variant) ->
     assert "run_layers" not in model.__dict__
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     num_layers=st.integers(1, 12),
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),

@@ -22,7 +22,7 @@ TREE: dict[Category, tuple[Category, ...]] = {
     ("c",): (("c", "x", "1"), ("c", "x", "2"), ("c", "y")),
 }  # no head knows what is below d
 STARTS: list[Category] = [(), ("a",), ("a", "y"), ("a", "z"), ("b",), ("c", "x"), ("d",)]
-quickly = settings(max_examples=60, deadline=None)
+quickly = settings(max_examples=60)
 
 
 class World:

@@ -23,7 +23,7 @@ from tests.adapters import road_oracle
 from tests.adapters.conftest import disturb, make_model, with_tensors
 
 VARIANTS = sorted(VALUES)
-quickly = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quickly = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def road(model: ITEm, variant: str = "road_1", num_adapters: int = 1, targets: tuple[str, ...] = LINEARS) -> Road:
@@ -42,7 +42,7 @@ def vectors(model: ITEm, batch: Batch, method: Road | None = None, rows: list[in
             return model.embed(batch)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(variant=st.sampled_from(VARIANTS), num_blocks=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
 def test_rotations_are_the_papers_matrices(variant: str, num_blocks: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -62,7 +62,7 @@ ROW = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROW, min_size=1, max_size=6))
 def test_the_same_rows_from_every_format(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     as_text = [{**row, "attributes": json.dumps(row["attributes"])} for row in rows]

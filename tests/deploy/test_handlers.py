@@ -114,7 +114,7 @@ class TestEmbed:
         assert second.HasField("vector")
 
     @given(dimensions=st.integers(1, WIDTH))
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     def test_fewer_dimensions_are_a_prefix_of_unit_norm(self, handlers: Handlers, dimensions: int) -> None:
         whole, shorter = (
             values(embed(handlers, item_pb2.Input(text="a red mug"), dimensions=number).results[0].vector)

@@ -22,7 +22,7 @@ def message(number: int, size: int = 10) -> item_pb2.Input:
     max_requests=st.integers(1, 9),
     pauses=st.lists(st.booleans(), min_size=60, max_size=60),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_everything_comes_once_in_order_in_windows_within_the_bound(
     count: int, max_requests: int, pauses: list[bool]
 ) -> None:

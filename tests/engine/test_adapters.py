@@ -103,7 +103,7 @@ def alone(engines: dict[str, Engine], listings: list[Listing]) -> dict[str, dict
 
 
 @EACH_VARIANT
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     asked=st.lists(st.tuples(st.integers(0, 11), st.sampled_from(NAMES)), min_size=1, max_size=24),
     budget=st.sampled_from([1, 60, 2048]),

@@ -27,7 +27,7 @@ def engine(model_folder: Path) -> Engine:
     return load_engine(model_folder, "cpu")
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.integers(0, 47), min_size=1, max_size=30), budget=st.sampled_from([1, 100, 4096]))
 def test_a_vector_does_not_depend_on_its_company(
     engine: Engine, listings: list[Listing], rows: list[int], budget: int

@@ -197,7 +197,7 @@ def test_8_bits_lose_little_and_have_a_space_of_their_own(
 
 @BOTH_MODELS
 @BOTH_VARIANTS
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.integers(0, 47), min_size=1, max_size=30), budget=st.sampled_from([1, 100, 2048]))
 def test_a_vector_does_not_depend_on_its_company(
     engines: Engines, model: str, name: str, listings: list[Listing], rows: list[int], budget: int

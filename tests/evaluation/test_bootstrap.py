@@ -61,7 +61,7 @@ def test_pairing_removes_what_the_queries_share() -> None:
     assert width(unpaired_interval(ours, theirs)) > 0.05
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 5))
 def test_same_seed_same_interval_around_the_value(values: list[float], seed: int) -> None:
     interval = mean_interval(values, seed=seed)

@@ -106,7 +106,7 @@ def test_val_chooses_the_strength() -> None:
 leaves = st.sampled_from([A, B, C])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(leaves, st.one_of(leaves, st.none()), st.integers(0, 3)), min_size=1, max_size=20))
 def test_macro_f1_of_weighted_queries_is_that_of_repeated_ones(
     rows: list[tuple[tuple[str, ...], tuple[str, ...] | None, int]],

@@ -33,7 +33,7 @@ def measures_of(found: retrieval.SameProduct) -> np.ndarray:
     return np.stack([found.recall_at_1, found.recall_at_10, found.reciprocal_rank], axis=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from([0.25, 0.5, 0.75]), st.booleans()), min_size=1, max_size=6),
     st.integers(0, 12),

@@ -22,7 +22,6 @@ from tests.index.conftest import check_hits, product, random_vectors, recall, un
 SETTINGS = settings(
     max_examples=20,
     stateful_step_count=20,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 

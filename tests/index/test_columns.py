@@ -76,7 +76,7 @@ def check_cells(columns: Columns, present: list[Product]) -> None:
 
 
 @given(histories(), st.lists(trees, min_size=1, max_size=8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_masks_and_cells_equal_the_oracle(history: tuple[Columns, list[Product]], conditions: list[Filter]) -> None:
     columns, present = history
     check_cells(columns, present)
@@ -87,7 +87,7 @@ def test_masks_and_cells_equal_the_oracle(history: tuple[Columns, list[Product]]
 
 
 @given(histories(), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_facets_equal_a_counter(history: tuple[Columns, list[Product]], data: st.DataObject) -> None:
     columns, present = history
     rows = [row for row in range(len(present)) if data.draw(st.booleans())]

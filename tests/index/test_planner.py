@@ -52,7 +52,7 @@ def test_lists_are_told_of_a_filter_where_that_saves_work() -> None:
 
 
 @given(work=works, share=shares, wider=shares, k=st.integers(1, 2000))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_more_is_allowed_the_less_is_compared(work: Work, share: float, wider: float, k: int) -> None:
     """What is sought under a narrow filter is sought under a wider one."""
     narrow, wide = (replace(work, num_allowed=int(one * work.num_rows)) for one in sorted((share, wider)))
@@ -61,7 +61,7 @@ def test_the_more_is_allowed_the_less_is_compared(work: Work, share: float, wide
 
 
 @given(work=works, share=shares, k=st.integers(1, 2000))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_plan_is_the_cheapest(work: Work, share: float, k: int) -> None:
     costs = Costs()
     work = replace(work, num_allowed=int(share * work.num_rows))

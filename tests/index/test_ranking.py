@@ -83,7 +83,7 @@ def ids(rows: Sequence[int]) -> list[str]:
     return [f"p{row}" for row in rows]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     num_hits=st.integers(1, 320),
@@ -173,7 +173,7 @@ def test_facets_count_the_window(store: Store) -> None:
     assert unknown == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), diversity=st.floats(0, 1), num_hits=st.integers(1, 30))
 def test_diverse_hits_are_those_of_the_papers_formula(seed: int, diversity: float, num_hits: int) -> None:
     """Carbonell and Goldstein (1998): argmax over what is left of lambda Sim1 - (1 - lambda) max Sim2."""

@@ -164,7 +164,7 @@ WRITES = st.one_of(
 STEPS = st.one_of(WRITES, WRITES, st.tuples(st.just("step")), st.tuples(st.just("interrupt")))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=st.lists(WRITES, max_size=12), meanwhile=st.lists(STEPS, max_size=14), rest=st.lists(WRITES, max_size=8))
 def test_no_write_is_lost_on_the_way_there_and_back(
     tmp_path_factory: pytest.TempPathFactory, before: list[Any], meanwhile: list[Any], rest: list[Any]

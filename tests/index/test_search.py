@@ -79,7 +79,7 @@ def cases(draw: st.DrawFn) -> tuple[Vectors, Vectors, int, list[int], int, list[
 
 
 @given(cases())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_exact_search_equals_brute_force(
     tmp_path_factory: pytest.TempPathFactory,
     case: tuple[Vectors, Vectors, int, list[int], int, list[int], list[set[int]]],

@@ -135,7 +135,7 @@ def test_of_two_with_one_id_the_later_stays(truth: Truth) -> None:
     ),
     seen=st.integers(0, 12),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_changes_lead_from_any_revision_to_the_last(
     tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[list[tuple[str, int]], list[str]]], seen: int
 ) -> None:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from index.exact import Vectors
@@ -34,7 +34,6 @@ listings = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(listings, st.integers(1, 5))
 def test_twins_have_a_title_and_a_look_in_common(drawn: list[tuple[str, int, str | None]], shard_rows: int) -> None:
     """Against all pairs: two directions are either the same or far apart."""

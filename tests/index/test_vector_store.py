@@ -82,7 +82,7 @@ def test_whatever_is_done_in_whatever_order(milvus_uri: str) -> None:
 
 
 class TestFilters:
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(rows=st.lists(products, min_size=1, max_size=8), conditions=st.lists(trees, min_size=1, max_size=6))
     def test_any_filter_over_any_products(
         self, store: VectorStore, rows: list[Product], conditions: list[Filter]

@@ -24,7 +24,7 @@ from item.errors import StoreError
 from tests.index.conftest import BY_HAND, about, flip_byte, generation_folder, product, random_vectors
 
 K1, B = 1.2, 0.75
-EITHER = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EITHER = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def tokens(text: str) -> list[str]:
@@ -154,7 +154,7 @@ def test_a_rare_word_leads_and_a_common_one_decides(tmp_path: Path, monkeypatch:
 # What is typed
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.text(st.characters(exclude_categories=["Cs"]))
     | st.lists(st.sampled_from(['"', "AND", "NOT", "NEAR(", "*", "^", ":", "title:", "-", "\0", "(", "}", "mug"])).map(

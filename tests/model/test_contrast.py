@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from item.model.contrast import info_nce
@@ -33,7 +33,6 @@ def unit(rng: np.random.Generator, rows: int) -> torch.Tensor:
     return F.normalize(torch.from_numpy(rng.normal(size=(rows, 6))), dim=1)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 7), scale=st.floats(0.1, 30), share=st.floats(0, 1))
 def test_info_nce_equals_its_definition(seed: int, rows: int, scale: float, share: float) -> None:
     """Ignored pairs, not symmetric: neither positive nor negative in their direction."""

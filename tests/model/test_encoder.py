@@ -60,7 +60,7 @@ def test_states_equal_the_oracle(
             np.testing.assert_allclose(encoded.patches[pictures[row]].numpy(), expected[1 + n :], atol=1e-10)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.integers(0, 47), min_size=1, max_size=12), attention=st.sampled_from(get_args(AttentionKind)))
 def test_vectors_do_not_depend_on_the_batch(
     tiny_model: ITEm, prepared: list[Prepared], rows: list[int], attention: AttentionKind

@@ -214,7 +214,7 @@ def test_damaged_exif_leaves_the_picture_as_it_is() -> None:
     assert not caught
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(width=st.integers(1, 700), height=st.integers(1, 700), size=st.integers(1, 200))
 def test_a_jpeg_is_never_decoded_below_the_target_size_and_never_squashed(width: int, height: int, size: int) -> None:
     config = PreprocessorConfig(picture_size=size)
@@ -345,7 +345,7 @@ SAMPLES = [make() for kinds in (COLOURED, TRANSPARENT) for make in kinds.values(
 ]
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.data())
 def test_damaged_bytes_give_a_picture_or_a_picture_error_and_no_warning(draw: st.DataObject) -> None:
     data = bytearray(draw.draw(st.sampled_from(SAMPLES)))

@@ -75,7 +75,7 @@ def test_cut_at_the_end() -> None:
     assert ids(TOKENIZER, "", description, 1) == [c, SEP]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     title=st.lists(st.sampled_from(["red", "mug", "größer", "12.5cm", "☃", "unbelievable"]), max_size=20).map(" ".join),
     description=st.text(max_size=CHARACTERS_PER_WORD),

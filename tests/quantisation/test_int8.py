@@ -123,7 +123,7 @@ LINEARS = [(False, ()), (True, ()), (False, (1, 5)), (True, (0, 2, 6))]
 
 @pytest.mark.parametrize(("smoothed", "outliers"), LINEARS)
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_linear_equals_the_equations(smoothed: bool, outliers: tuple[int, ...], seed: int) -> None:
     linear = some_linear(seed, 9, 5, smoothed=smoothed, outliers=outliers)
     x = inputs_between_ties(linear, seed, 6)
@@ -207,7 +207,7 @@ def plain(x: Floats, weight: Floats, bias: Floats) -> Int8Linear:
 
 
 @given(seed=st.integers(0, 10_000), inputs=st.integers(1, 24), spread=st.sampled_from([0.0, 1.0, 3.0]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_fit_is_no_worse_than_the_plain_one(seed: int, inputs: int, spread: float) -> None:
     x = normal(seed, 64, inputs) * np.exp(spread * normal(seed + 1, inputs)) + normal(seed + 2, inputs)
     weight, bias = normal(seed + 3, 7, inputs), normal(seed + 4, 7)

@@ -42,7 +42,7 @@ def assert_same(a: Path, b: Path) -> None:
         assert (a / f"{name}.npy").read_bytes() == (b / f"{name}.npy").read_bytes()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(rows=st.integers(1, 30), chunk=st.integers(1, 12), data=st.data())
 def test_an_interrupted_fill_goes_on_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, rows: int, chunk: int, data: st.DataObject

@@ -359,7 +359,7 @@ def test_without_held_out_listings_nothing_is_changed() -> None:
     assert verdict.why == "nothing to measure it on: no held-out listing"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), lift=st.floats(-0.3, 0.3))
 def test_a_kept_head_has_a_higher_score_and_no_task_that_fell(seed: int, lift: float) -> None:
     rng = np.random.default_rng(seed)

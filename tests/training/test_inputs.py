@@ -28,7 +28,7 @@ def scatter_oracle(x: np.ndarray, products: np.ndarray) -> np.ndarray:
     return (own + groups / np.trace(groups)) / 2 if groups.any() else own
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), num=st.integers(1, 12), views=st.integers(1, 3), products=st.integers(1, 14))
 def test_the_scatter_equals_its_definition(seed: int, num: int, views: int, products: int) -> None:
     rng = np.random.default_rng(seed)

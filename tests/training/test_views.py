@@ -116,7 +116,7 @@ def test_every_change_takes_every_size(change: Change, size: tuple[int, int]) ->
         assert image.tobytes() == before  # the picture itself is left alone
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(width=st.integers(1, 400), height=st.integers(1, 400), seed=SEED)
 def test_picture_views_are_rgb_of_bounded_size(width: int, height: int, seed: int) -> None:
     image = noisy((width, height))
