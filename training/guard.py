@@ -94,6 +94,11 @@ class HeldOut:
         return values
 
     @cached_property
+    def held_out(self) -> Pooled:
+        """The M - num_known listings that are asked about."""
+        return self.pooled[np.arange(self.num_known, len(self.pooled))]
+
+    @cached_property
     def words_answer(self) -> npt.NDArray[np.bool_]:
         """(M,): whether another listing of the product has the very same words, so that finding it shows nothing."""
         words = F.normalize(self.pooled.words[:, 0].flatten(1), dim=1)
@@ -118,7 +123,7 @@ class HeldOut:
         own = [str(row) for row in range(len(base))]
         found = []
         for view in range(1, 1 + min(QUERY_VIEWS, self.pooled.words.shape[1] - 1)):
-            queries = embed(head, self.pooled, modality, view)[asked]
+            queries = embed(head, self.held_out, modality, view)[np.array(asked) - self.num_known]
             measured = same_product(
                 queries, base, query_products=[own[row] for row in asked], base_products=own
             ).reciprocal_rank
