@@ -158,7 +158,9 @@ class Canonical:
 
     def directions(self, shrinkage: float, width: int) -> list[Tensor]:
         """(k, F) float32 of words and of picture, the strongest `width` where there are so many."""
-        scales = [(spread.clamp(min=0) + shrinkage * spread.mean()).rsqrt() for spread, _ in self.spectra]
+        scales = [
+            (spread.clamp(min=0) + shrinkage * spread.mean().clamp(min=1e-12)).rsqrt() for spread, _ in self.spectra
+        ]
         U, S, Vh = torch.linalg.svd(scales[0][:, None] * self.across * scales[1], full_matrices=False)
         return [
             ((axes * scale) @ side * S).T[:width].float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -265,6 +265,18 @@ def test_a_catalogue_of_one_modality(lacking: str) -> None:
         head = fit.turn(fit.head(HeadSettings()))
         assert (head.weights[:, 4] > 0).tolist() == [bool(labels.levels)] * 2
         assert (np.linalg.norm(embed(head, pooled, "both", 0), axis=1) > 0.99).all()
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+@pytest.mark.parametrize("alike", [("words",), ("picture",), ("words", "picture")])
+def test_a_catalogue_that_says_one_thing(alike: Sequence[str], steps: int) -> None:
+    """All words or all pictures are the same: nothing is known of them, and nothing breaks."""
+    pooled = make_pooled(40)
+    same = {name: torch.ones_like(getattr(pooled, name)) for name in alike}  # without rounding: zeros once centred
+    fit = Fit(make_start(pooled), replace(pooled, **same), alone(40))
+    fit.train_towers(replace(OPTIONS, steps=steps), 0, held_out=unseen(make_pooled(12, seed=1)))
+    head = fit.turn(fit.head(HeadSettings()))
+    assert all(tensor.isfinite().all() for tensor in head.state_dict().values())
 
 
 def trainer_of(pooled: Pooled, labels: Labels, options: AlignOptions = OPTIONS) -> TowerTrainer:
