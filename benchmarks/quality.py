@@ -47,7 +47,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "without_spelling": ("align.spelling=false",),
     "one_view": ("align.views=1",),
     "two_views": ("align.views=2",),
-    "untrained_towers": ("align.steps=0",),
+    "linear_towers": ("align.steps=0",),
     "without_dropout": ("align.dropout=0",),
 }
 QUICK = ("align.views=2", "align.steps=60")

@@ -82,8 +82,9 @@ def train_towers(
         return reciprocal_rank(pair, parts, held_out)
 
     steps = trainer.run_to_best(held_out, options.steps)
-    shrinkage = max(SHRINKAGES, key=lambda one: quality(linear_pair(one)))
-    pairs = [linear_pair(shrinkage), trained]
+    linear_pairs = {shrinkage: linear_pair(shrinkage) for shrinkage in SHRINKAGES}
+    shrinkage = max(linear_pairs, key=lambda one: quality(linear_pairs[one]))
+    pairs = [linear_pairs[shrinkage], trained]
     merged = {share: side_by_side(pairs, parts, [share, 1 - share]) for share in (LINEAR if steps else (1.0,))}
     linear = max(merged, key=lambda share: quality(merged[share]))
     return merged[linear], Recipe(shrinkage, linear, steps)
